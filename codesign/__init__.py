@@ -1,0 +1,1 @@
+"""Plan the bit-widths of a language model for real hardware."""

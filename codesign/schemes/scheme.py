@@ -1,0 +1,94 @@
+"""How a layer's weights and activations are stored. `parse_scheme(str(scheme)) == scheme` for every scheme."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class PerTensor:
+    """One scale for the whole matrix."""
+
+
+@dataclass(frozen=True, slots=True)
+class PerChannel:
+    """One scale per output row: [n, k] -> [n]."""
+
+
+@dataclass(frozen=True, slots=True)
+class PerGroup:
+    """One scale per `size` weights along k: [n, k] -> [n, ceil(k / size)]."""
+
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class PerBlock:
+    """One scale per `rows` x `columns` tile: [n, k] -> [ceil(n / rows), ceil(k / columns)]."""
+
+    rows: int
+    columns: int
+
+
+@dataclass(frozen=True, slots=True)
+class PerToken:
+    """One scale per row of activations: [m, k] -> [m]."""
+
+
+Granularity = PerTensor | PerChannel | PerGroup | PerBlock | PerToken
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFormat:
+    """Stored weights: `bits` per value, and per unit of `granularity` a scale and perhaps a zero point.
+
+    `granularity` is None where there are no scales (fp32, bf16, fp16).
+    """
+
+    number: str
+    bits: float
+    granularity: Granularity | None = None
+    scale_bits: float = 0.0
+    zero_point_bits: float = 0.0
+
+    @property
+    def symmetric(self) -> bool:
+        """Return whether no zero point is stored."""
+        return self.zero_point_bits == 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ActivationFormat:
+    """Activations as they enter the multiplication; `dynamic` means that scales are computed at run time."""
+
+    number: str
+    bits: float
+    granularity: Granularity | None = None
+    scale_bits: float = 0.0
+    dynamic: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """A weight format with an activation format; 16-bit activations have no granularity.
+
+    `math_dtypes` lists what the multiplication can run in natively, best first; `fallback_math_dtypes` what it is
+    emulated in (weights and activations converted) where the machine has none of the former.
+    """
+
+    name: str
+    weights: WeightFormat
+    activations: ActivationFormat
+    math_dtypes: tuple[str, ...]
+    fallback_math_dtypes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def quantized(self) -> bool:
+        """Return whether the weights are stored in fewer than 16 bits."""
+        return self.weights.granularity is not None
+
+    @property
+    def weight_only(self) -> bool:
+        """Return whether only the weights are quantized, so that they are dequantized before the multiplication."""
+        return self.quantized and self.activations.granularity is None
