@@ -20,7 +20,9 @@ def read_text(path: Path, max_bytes: int, what: str) -> str:
         if not stat.S_ISREG(status.st_mode):
             raise InputError(f"{path}: a {what} must be a regular file.")
         if status.st_size > max_bytes:
-            raise InputError(f"{path}: {status.st_size} bytes is too large for a {what}; the limit is {max_bytes} bytes.")
+            raise InputError(
+                f"{path}: {status.st_size} bytes is too large for a {what}; the limit is {max_bytes} bytes."
+            )
         with path.open("rb") as stream:
             data = stream.read(max_bytes + 1)
     except OSError as error:
@@ -48,7 +50,9 @@ def parse_json(text: str, where: str, max_depth: int = 64) -> Any:
 
     _check_depth(text, where, max_depth)
     try:
-        value = json.loads(text, parse_constant=refuse_constant, object_pairs_hook=unique_object, parse_float=_finite(where))
+        value = json.loads(
+            text, parse_constant=refuse_constant, object_pairs_hook=unique_object, parse_float=_finite(where)
+        )
     except json.JSONDecodeError as error:
         raise InputError(f"{where}:{error.lineno}: not valid JSON: {error.msg} (column {error.colno}).") from error
     except ValueError as error:  # an integer longer than Python's limit

@@ -1,0 +1,56 @@
+"""`codesign compare`: machines against schemes."""
+
+from dataclasses import replace
+from typing import Any
+
+import click
+
+from codesign.cli.options import (
+    HELP,
+    Count,
+    json_option,
+    lengths_options,
+    model_option,
+    name_list,
+    setting_from,
+    target_options,
+)
+
+
+@click.command(
+    epilog="Example: codesign compare --hw t4,a100,h100,x86-avx512,arm-neon --model llama-2-7b --scheme all",
+    context_settings=HELP,
+)
+@click.option("--hw", "--hardware", "hw", required=True, metavar="LIST", help="Machines, such as t4,a100,arm-neon.")
+@model_option
+@click.option(
+    "--scheme",
+    default="all",
+    show_default=True,
+    metavar="LIST|all",
+    help="Schemes, or all that each machine's library has.",
+)
+@click.option("--batch", type=Count, default=1, show_default=True, help="Sequences in flight.")
+@lengths_options
+@target_options
+@click.option("--kv", default="", metavar="FORMAT", help="KV cache format; else 16 bits.")
+@json_option
+def command(*, hw: str, model: str, scheme: str, as_json: bool, **given: Any) -> None:
+    """Compare machines and schemes: speed, memory, energy, cost, and what is refused where."""
+    from codesign import api
+    from codesign.cli.compare_view import print_comparison
+    from codesign.cli.output import print_json
+    from codesign.cost.compare import compare_machine
+
+    names = name_list(hw)
+    if not names:
+        raise click.UsageError("--hw names no machine; write --hw t4,a100.")
+    chosen = () if scheme.strip().lower() == "all" else tuple(api.parse_scheme(one).name for one in name_list(scheme))
+    shape = api.load_model(model)
+    machines = [api.load_hardware(name) for name in names]
+    setting = setting_from(given, shape)
+    comparisons = [compare_machine(machine, shape, setting, chosen) for machine in machines]
+    if as_json:
+        print_json({"model": shape.name, "setting": replace(setting), "machines": comparisons}, "comparison")
+    else:
+        print_comparison(shape, setting, comparisons)

@@ -1,0 +1,66 @@
+"""Hardware as terminal tables."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from codesign.cli.output import print_line, print_table, print_title
+from codesign.codec import to_plain
+from codesign.hardware.hardware import MATH_DTYPES, Hardware
+from codesign.table import Table
+from codesign.units import (
+    format_bytes_per_s,
+    format_flop_per_s,
+    format_gib,
+    format_percent,
+    format_seconds,
+    significant,
+)
+
+LISTED_DTYPES = ("fp32", "fp16", "bf16", "fp8", "int8", "int4")
+
+
+def print_hardware_list(machines: Sequence[Hardware]) -> None:
+    """Print one row per machine."""
+    rows = []
+    for m in machines:
+        rates = [significant(m.peak_flop_per_s[d] / 1e12) if d in m.peak_flop_per_s else "-" for d in LISTED_DTYPES]
+        price = "-" if m.price_usd_per_hour is None else f"{m.price_usd_per_hour:.2f}"
+        rows.append((m.name, m.kind, format_gib(m.memory.capacity_bytes),
+                     format_bytes_per_s(m.memory.bandwidth_bytes_per_s), *rates, price, m.title))  # fmt: skip
+    headers = ("name", "kind", "memory", "bandwidth", *LISTED_DTYPES, "$/h", "machine")
+    print_table(Table(headers, rows, right=tuple(range(2, 5 + len(LISTED_DTYPES)))))
+    print_line("Dense peak rates in Tflop/s (integer operations count alike); - means that the machine cannot do it.")
+
+
+def print_hardware(hardware: Hardware) -> None:
+    """Print every number of a profile with its source."""
+    print_title(f"{hardware.name}: {hardware.title}")
+    aliases = ", ".join(hardware.aliases) or "none"
+    capability = hardware.compute_capability
+    cc = f"; compute capability {capability[0]}.{capability[1]}" if capability else ""
+    print_line(f"{hardware.vendor} {hardware.architecture} {hardware.kind}; aliases: {aliases}{cc}")
+    print_line(f"instructions: {', '.join(sorted(hardware.isa)) or 'not listed'}")
+    memory = hardware.memory
+    print_line(
+        f"sustained: {format_bytes_per_s(memory.sustained_bytes_per_s)} of "
+        f"{format_bytes_per_s(memory.bandwidth_bytes_per_s)}, {format_percent(hardware.sustained_compute_fraction)} of "
+        f"peak rates; launch {format_seconds(hardware.launch_overhead_s)}"
+    )
+    rates = [
+        (d, format_flop_per_s(hardware.peak_flop_per_s[d]), significant(hardware.ridge_flop_per_byte(d)))
+        for d in MATH_DTYPES
+        if d in hardware.peak_flop_per_s
+    ]
+    print_table(Table(("math", "dense peak", "ridge flop/byte", ""), [(*row, "") for row in rates], right=(1, 2)))
+    sources = [(key, s.kind, s.confidence, s.text) for key, s in hardware.sources.items()]
+    print_table(Table(("number", "kind", "confidence", "source"), sources))
+
+
+def hardware_record(hardware: Hardware) -> dict[str, Any]:
+    """Return a machine as plain JSON values."""
+    import dataclasses
+
+    record = {field.name: getattr(hardware, field.name) for field in dataclasses.fields(hardware)}
+    record["isa"] = sorted(hardware.isa)
+    plain: dict[str, Any] = to_plain(record)
+    return plain

@@ -1,0 +1,102 @@
+"""Options that several commands share, and how their texts become values."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from codesign.errors import InputError
+from codesign.setting import DEFAULT_OUTPUT_TOKENS, DEFAULT_PROMPT_TOKENS, Setting
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+HELP: dict[str, list[str]] = {"help_option_names": ["-h", "--help"]}
+COUNT_MAX = 2**24
+
+Count = click.IntRange(1, COUNT_MAX)
+Positive = click.FloatRange(0.0, min_open=True, max=1e18)
+
+
+def hardware_option(function: F) -> F:
+    """Add --hw."""
+    text = "Machine: a name of `codesign hw list`, or a YAML file."
+    return click.option("--hw", "--hardware", "hw", required=True, metavar="NAME|FILE", help=text)(function)
+
+
+def model_option(function: F) -> F:
+    """Add --model."""
+    text = "Model: a name of `codesign model list`, a Hugging Face id of one, a config.json or its folder."
+    return click.option("--model", required=True, metavar="NAME|PATH", help=text)(function)
+
+
+def target_options(function: F) -> F:
+    """Add --library, --gpus and --price-per-hour."""
+    price = "US dollars per hour of one machine; else the profile's."
+    function = click.option("--price-per-hour", type=Positive, metavar="USD", help=price)(function)
+    gpus = "Devices that share the model by tensor parallelism."
+    function = click.option("--gpus", type=click.IntRange(1, 1024), default=1, show_default=True, help=gpus)(function)
+    text = "Kernel library, such as vllm, trtllm or llama.cpp; else the usual one of the machine."
+    return click.option("--library", default="", metavar="NAME", help=text)(function)
+
+
+def lengths_options(function: F) -> F:
+    """Add --prompt and --output."""
+    function = click.option(
+        "--output", type=Count, default=DEFAULT_OUTPUT_TOKENS, show_default=True, help="New tokens."
+    )(function)
+    text = f"Prompt tokens; else {DEFAULT_PROMPT_TOKENS}, or what the model's context leaves."
+    return click.option("--prompt", type=Count, help=text)(function)
+
+
+def json_option(function: F) -> F:
+    """Add --json."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(function)
+
+
+def output_path(text: str | None, force: bool = True) -> Path | None:
+    """Return the path to write, after checking that it can be a file there."""
+    if text is None:
+        return None
+    path = Path(text)
+    if path.is_dir():
+        raise InputError(f"{path}: this is a folder; name a file.")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: the folder {path.parent} does not exist; create it first.")
+    if path.exists() and not force:
+        raise InputError(f"{path}: exists already; use --force to replace it.")
+    return path
+
+
+def integer_list(text: str, name: str) -> tuple[int, ...]:
+    """Return the positive whole numbers of a list such as `1,8,64`."""
+    values = []
+    for part in text.split(","):
+        word = part.strip()
+        if not word.isascii() or not word.isdigit() or not 1 <= int(word[:12]) <= COUNT_MAX:
+            raise click.UsageError(f'{name}: "{word[:40]}" is not a whole number from 1 to {COUNT_MAX}; write 1,8,64.')
+        values.append(int(word))
+    return tuple(values)
+
+
+def name_list(text: str) -> tuple[str, ...]:
+    """Return the names of a list such as `t4,a100`."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def setting_from(given: dict[str, Any], model: Any) -> Setting:
+    """Return the setting of the given options; a prompt that was not named is cut to the model's context."""
+    prompt = given["prompt"] or max(1, min(DEFAULT_PROMPT_TOKENS, model.max_context_tokens - given["output"]))
+    return Setting(
+        batch=given.get("batch") or 1,
+        prompt_tokens=prompt,
+        output_tokens=given["output"],
+        library=given["library"],
+        gpu_count=given["gpus"],
+        price_usd_per_hour=given["price_per_hour"],
+        kv=given["kv"].strip().lower(),
+        schemes=name_list(given.get("schemes", "")),
+        method=given.get("method", ""),
+        quality_file=given.get("quality_file"),
+        allow_unknown_quality=given.get("allow_unknown_quality", False),
+    )

@@ -1,0 +1,161 @@
+"""`codesign plan`: which scheme for which layer; `codesign plan show`: a written plan again."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from codesign.cli.options import (
+    HELP,
+    Count,
+    Positive,
+    json_option,
+    lengths_options,
+    name_list,
+    output_path,
+    target_options,
+)
+from codesign.units import GIBI, MILLI
+
+# Option, criterion, and the factor from the option's unit to the unit of the problem.
+BUDGETS: tuple[tuple[str, str, float, str], ...] = (
+    ("max_memory_gib", "memory", GIBI, "Memory of all devices in GiB; else what the machines have."),
+    ("max_quality_loss", "quality", 1.0, "Loss in nats (0.02 is about 2 % perplexity)."),
+    ("max_tpot_ms", "tpot", MILLI, "Time per output token in milliseconds."),
+    ("max_ttft_ms", "ttft", MILLI, "Time to the first token in milliseconds."),
+    ("max_joule_per_token", "energy", 1.0, "Energy per output token in joules."),
+)
+
+
+class PlanGroup(click.Group):
+    """`codesign plan --hw ...` plans; `codesign plan show FILE` is its one subcommand."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Refuse words that are not `show` with a sentence."""
+        if args[0] != "show":
+            raise click.UsageError(
+                f'"{args[0]}" is not understood here; options start with --, the subcommand is "show".', ctx
+            )
+        return super().resolve_command(ctx, args)
+
+
+def budget_options(function: Any) -> Any:
+    """Add one option per budget."""
+    for option, _, _, text in reversed(BUDGETS):
+        function = click.option("--" + option.replace("_", "-"), type=Positive, help=text)(function)
+    function = click.option("--max-usd-per-million-tokens", type=Positive, help="Cost of a million output tokens.")(
+        function
+    )
+    return click.option(
+        "--min-tokens-per-s", type=Positive, help="Output tokens per second, whole batch, prefill included."
+    )(function)
+
+
+@click.group(
+    cls=PlanGroup,
+    invoke_without_command=True,
+    epilog="Example: codesign plan --hw a100 --model llama-7b --max-quality-loss 0.02",
+    context_settings=HELP,
+)
+@click.option(
+    "--hw", "--hardware", "hw", metavar="NAME|FILE", help="Machine: a name of `codesign hw list`, or a YAML file."
+)
+@click.option(
+    "--model", metavar="NAME|PATH", help="Model: a catalog name, a Hugging Face id, a config.json or its folder."
+)
+@click.option("--batch", type=Count, default=1, show_default=True, help="Sequences in flight.")
+@lengths_options
+@target_options
+@click.option(
+    "--objective",
+    default="tpot",
+    show_default=True,
+    help="Minimise: tpot, ttft, throughput, memory, quality, energy or cost.",
+)
+@budget_options
+@click.option("--kv", default="", metavar="FORMAT|auto", help="KV cache format; auto lets the planner choose.")
+@click.option("--schemes", default="", metavar="LIST", help="Consider only these, such as W4A16-g128,W8A8.")
+@click.option("--method", default="", help="Quantization method of the quality prior, such as rtn, gptq or awq.")
+@click.option("--quality", "quality_file", metavar="FILE", help="Measured losses instead of the published prior.")
+@click.option("--allow-unknown-quality", is_flag=True, help="Also consider schemes whose loss nobody measured.")
+@click.option("--pareto", metavar="A,B", help="Also the front between two criteria, such as tpot,quality.")
+@click.option("--out", metavar="FILE", help="Write the plan as JSON.")
+@click.option("--html", metavar="FILE", help="Write one offline page.")
+@click.option("--layers", is_flag=True, help="List every fused group instead of merging equal blocks.")
+@json_option
+@click.pass_context
+def command(ctx: click.Context, /, **given: Any) -> None:
+    """Choose a scheme for every fused group of layers, and a KV cache format, within the budgets."""
+    if ctx.invoked_subcommand is None:
+        for name in ("hw", "model"):
+            if not given[name]:
+                raise click.UsageError(f"Name the {'machine' if name == 'hw' else 'model'}: --{name} is missing.", ctx)
+        run(**given)
+
+
+def run(*, as_json: bool, out: str | None, html: str | None, layers: bool, **given: Any) -> None:
+    """Plan, then write and print."""
+    from codesign import api
+    from codesign.cli.options import setting_from
+    from codesign.cli.plan_view import print_plan
+    from codesign.plan.file import plan_json, write_plan
+
+    out_path, html_path = output_path(out), output_path(html)
+    hardware, model = api.load_hardware(given["hw"]), api.load_model(given["model"])
+    setting = setting_from(given, model)
+    pareto = pareto_pair(given["pareto"])
+    plan = api.plan(
+        hardware, model, setting, objective=given["objective"], budgets=budgets(given, hardware), pareto=pareto
+    )
+    if out_path:
+        write_plan(plan, out_path)
+    if html_path:
+        from codesign.report.plan_page import write_plan_page
+
+        write_plan_page(plan, html_path)
+    if as_json:
+        click.echo(plan_json(plan), nl=False)
+    else:
+        print_plan(plan, every_group=layers)
+
+
+def pareto_pair(text: str | None) -> tuple[str, str] | None:
+    """Return the two criteria of --pareto."""
+    if text is None:
+        return None
+    names = name_list(text)
+    if len(names) != 2 or names[0] == names[1]:
+        raise click.UsageError(f'--pareto wants two criteria, such as tpot,quality; given was "{text[:40]}".')
+    return names[0], names[1]
+
+
+def budgets(given: dict[str, Any], hardware: Any) -> dict[str, float]:
+    """Return the budgets in the units of the problem; throughput and cost become the time of one request."""
+    limits = {criterion: given[option] * unit for option, criterion, unit, _ in BUDGETS if given[option] is not None}
+    tokens = given["batch"] * given["output"]
+    if given["min_tokens_per_s"] is not None:
+        limits["throughput"] = tokens / given["min_tokens_per_s"]
+    if given["max_usd_per_million_tokens"] is not None:
+        price = given["price_per_hour"] or hardware.price_usd_per_hour
+        if price is None:
+            raise click.UsageError(f"{hardware.name} has no price in its profile; give --price-per-hour.")
+        limits["cost"] = given["max_usd_per_million_tokens"] * tokens * 3600 / 1e6 / (price * given["gpus"])
+    return limits
+
+
+@command.command(epilog="Example: codesign plan show plan.json", context_settings=HELP)
+@click.argument("file", metavar="FILE")
+@click.option("--layers", is_flag=True, help="List every fused group instead of merging equal blocks.")
+@json_option
+def show(file: str, layers: bool, as_json: bool) -> None:
+    """Print a plan that was written with --out."""
+    from codesign.cli.plan_view import print_plan
+    from codesign.plan.file import plan_json, read_plan
+
+    plan = read_plan(Path(file))
+    if as_json:
+        click.echo(plan_json(plan), nl=False)
+    else:
+        print_plan(plan, every_group=layers)

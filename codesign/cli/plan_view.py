@@ -1,0 +1,30 @@
+"""A plan as terminal tables."""
+
+from codesign.cli.output import print_line, print_table, print_title
+from codesign.plan.file import Plan
+from codesign.plan.present import (
+    break_even_rows,
+    footnote,
+    gain_rows,
+    group_rows,
+    headline,
+    pareto_rows,
+    refused_rows,
+    total_rows,
+)
+
+
+def print_plan(plan: Plan, *, every_group: bool = False) -> None:
+    """Print the verdict, the groups, the totals, where the gain went, break-even points and refusals."""
+    print_title(headline(plan))
+    print_line(plan.verdict)
+    for warning in plan.warnings:
+        print_line(f"Warning: {warning}")
+    tables = [group_rows(plan, every_group=every_group), total_rows(plan), gain_rows(plan), break_even_rows(plan)]
+    if plan.pareto is not None:
+        tables.append(pareto_rows(plan))
+    for table in (*tables, refused_rows(plan)):
+        print_line()
+        print_table(table)
+    print_line()
+    print_line(footnote(plan))

@@ -1,0 +1,115 @@
+"""`codesign predict`: one scheme on one machine; `predict kernels` and `predict serving`: tables."""
+
+from dataclasses import replace
+from typing import Any
+
+import click
+
+from codesign.cli.options import (
+    HELP,
+    integer_list,
+    json_option,
+    lengths_options,
+    output_path,
+    setting_from,
+    target_options,
+)
+
+
+class PredictGroup(click.Group):
+    """`codesign predict --hw ...` predicts one scheme; `kernels` and `serving` predict tables."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Refuse words that are not subcommands with a sentence."""
+        if args[0] not in self.commands:
+            known = " and ".join(self.commands)
+            raise click.UsageError(f'"{args[0]}" is not understood here; the subcommands are {known}.', ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=PredictGroup,
+    invoke_without_command=True,
+    epilog="Example: codesign predict --hw h100 --gpus 4 --model llama-2-70b --scheme W4A16-g128 --batch 1,8,64",
+    context_settings=HELP,
+)
+@click.option(
+    "--hw", "--hardware", "hw", metavar="NAME|FILE", help="Machine: a name of `codesign hw list`, or a YAML file."
+)
+@click.option(
+    "--model", metavar="NAME|PATH", help="Model: a catalog name, a Hugging Face id, a config.json or its folder."
+)
+@click.option("--scheme", default="", metavar="NAME", help="A name of `codesign scheme list`; else 16 bits.")
+@click.option("--batch", default="1", show_default=True, metavar="LIST", help="Sequences in flight, such as 1,8,64.")
+@lengths_options
+@target_options
+@click.option("--kv", default="", metavar="FORMAT", help="KV cache format; else 16 bits.")
+@json_option
+@click.pass_context
+def command(ctx: click.Context, /, **given: Any) -> None:
+    """Predict first token, further tokens, throughput, memory, energy and cost of one scheme."""
+    if ctx.invoked_subcommand is None:
+        for name in ("hw", "model"):
+            if not given[name]:
+                raise click.UsageError(f"Name the {'machine' if name == 'hw' else 'model'}: --{name} is missing.", ctx)
+        run(**given)
+
+
+def run(*, scheme: str, batch: str, as_json: bool, **given: Any) -> None:
+    """Predict every batch of the list and print them."""
+    from codesign import api
+    from codesign.cli.output import print_json
+    from codesign.cli.predict_view import print_predictions
+    from codesign.cost.deployment import deploy
+    from codesign.schemes.capability import baseline_scheme
+
+    batches = integer_list(batch, "--batch")
+    hardware, model = api.load_hardware(given["hw"]), api.load_model(given["model"])
+    setting = setting_from(given, model)
+    baseline = baseline_scheme(hardware).name
+    name = api.parse_scheme(scheme).name if scheme else baseline
+    rows = []
+    for one in batches:
+        here = replace(setting, batch=one)
+        unquantized = replace(here, kv="")
+        rows.append(
+            (one, api.predict(hardware, model, name, here), api.predict(hardware, model, baseline, unquantized))
+        )
+    where = deploy(hardware, model, setting)
+    if as_json:
+        predictions = [{"batch": one, "prediction": here, "baseline": there} for one, here, there in rows]
+        head = {"hardware": hardware.name, "model": model.name, "library": where.target.library, "scheme": name}
+        print_json({**head, "baseline_scheme": baseline, "predictions": predictions}, "prediction")
+    else:
+        print_predictions(where, name, baseline, rows)
+
+
+def table_options(function: Any) -> Any:
+    """Add --input and --output of the table commands."""
+    text = "Write here, by its ending as CSV or Parquet; else CSV to standard output."
+    function = click.option("--output", metavar="FILE", help=text)(function)
+    return click.option("--input", "input_path", required=True, metavar="FILE", help="CSV or Parquet table.")(function)
+
+
+@command.command(
+    epilog="Example: codesign predict kernels --input kernels.csv --output predicted.csv", context_settings=HELP
+)
+@table_options
+def kernels(input_path: str, output: str | None) -> None:
+    """Predict a table of kernels: columns hw, library, op, scheme and the sizes of the operation."""
+    from codesign.cost.table_file import predict_kernel_file
+
+    predict_kernel_file(input_path, output_path(output))
+
+
+@command.command(
+    epilog="Example: codesign predict serving --input servers.csv --output predicted.csv", context_settings=HELP
+)
+@table_options
+def serving(input_path: str, output: str | None) -> None:
+    """Predict a table of servers: columns hw, gpus, model, scheme, kv_dtype, library, concurrency, lengths."""
+    from codesign.cost.table_file import predict_serving_file
+
+    predict_serving_file(input_path, output_path(output))

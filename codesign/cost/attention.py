@@ -1,0 +1,127 @@
+"""Seconds of attention over a KV cache, grouped-query and latent, prefill and decode."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from codesign.cost.arrays import Amount, FloatArray, as_floats
+from codesign.cost.kernels import KernelPrediction, Target, datasheet_prediction, datasheet_rates
+from codesign.cost.roofline import OpCost
+from codesign.cost.traffic import ACTIVATION_BYTES, attended_pairs, attention_flop
+from codesign.errors import CapabilityError
+from codesign.hardware.hardware import Hardware
+from codesign.model.layers import Attention, LatentAttention
+from codesign.schemes.kv import KvFormat, bytes_per_token
+
+ATTENTION_MATH_DTYPES = ("bf16", "fp16", "fp32", "int8")
+CONVERT_FLOP_PER_KV_ELEMENT = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionShape:
+    """One attention kernel, as numbers or arrays; `kv_tokens` counts what the last query sees, itself included."""
+
+    batch: FloatArray
+    query_tokens: FloatArray
+    kv_tokens: FloatArray
+    heads: FloatArray
+    kv_heads: FloatArray
+    head_dim: FloatArray
+    window_tokens: float | None = None
+
+
+def attention_math_dtype(hardware: Hardware) -> str:
+    """Return what the scores are multiplied in."""
+    for math_dtype in ATTENTION_MATH_DTYPES:
+        if math_dtype in hardware.peak_flop_per_s:
+            return math_dtype
+    raise CapabilityError(
+        f"{hardware.name} has no rate for attention; it needs one of {', '.join(ATTENTION_MATH_DTYPES)}."
+    )
+
+
+def attention(target: Target, kv: KvFormat, shape: AttentionShape) -> KernelPrediction:
+    """Return the time of softmax attention with grouped KV heads.
+
+    Decode reads the whole cache; prefill reads each key and value once and writes the new ones.
+    """
+    elements = 2.0 * shape.kv_heads * shape.head_dim
+    pairs = shape.batch * attended_pairs(shape.query_tokens, shape.kv_tokens, shape.window_tokens)
+    kept = (
+        shape.kv_tokens
+        if shape.window_tokens is None
+        else np.minimum(shape.kv_tokens, shape.window_tokens + shape.query_tokens)
+    )
+    token_bytes = as_floats(bytes_per_token(kv, elements.astype(np.int64), shape.head_dim.astype(np.int64)))
+    return _predict(
+        target,
+        flop=attention_flop(pairs, shape.heads, shape.head_dim, shape.head_dim),
+        converted=shape.batch * kept * elements if kv.bits < 16 else np.zeros_like(pairs),
+        activation_bytes=2.0 * shape.batch * shape.query_tokens * shape.heads * shape.head_dim * ACTIVATION_BYTES,
+        kv_bytes=shape.batch * (kept + np.where(shape.query_tokens > 1, shape.query_tokens, 1.0)) * token_bytes,
+    )
+
+
+def latent_attention(
+    target: Target, kv: KvFormat, latent: LatentAttention, batch: Amount, query_tokens: int, kv_tokens: Amount
+) -> KernelPrediction:
+    """Return the time of multi-head latent attention.
+
+    Decode works on the compressed cache (weights absorbed into queries and outputs); prefill expands keys and values.
+    Source: DeepSeek-V2 (arXiv 2405.04434), section 2.1 and appendix C.
+    """
+    heads = as_floats(-(-latent.heads // target.gpu_count))
+    q, t = as_floats(query_tokens), as_floats(kv_tokens)
+    pairs = batch * attended_pairs(q, t, latent.window_tokens)
+    decode = query_tokens == 1
+    score_dim = latent.kv_rank + latent.rope_dim if decode else latent.nope_dim + latent.rope_dim
+    value_dim = latent.kv_rank if decode else latent.value_dim
+    elements = latent.kv_elements_per_token
+    token_bytes = as_floats(bytes_per_token(kv, elements, elements))
+    return _predict(
+        target,
+        flop=attention_flop(pairs, heads, as_floats(score_dim), as_floats(value_dim)),
+        converted=batch * t * elements if kv.bits < 16 else np.zeros_like(pairs),
+        activation_bytes=batch * q * heads * (score_dim + value_dim) * ACTIVATION_BYTES,
+        kv_bytes=batch * (t + q) * token_bytes,
+    )
+
+
+def block_attention(
+    target: Target,
+    kv: KvFormat,
+    attention_of_block: Attention | LatentAttention,
+    batch: Amount,
+    query_tokens: int,
+    kv_tokens: Amount,
+) -> KernelPrediction:
+    """Return the time of one block's attention on one device of the target; heads are divided over the devices."""
+    if isinstance(attention_of_block, LatentAttention):
+        return latent_attention(target, kv, attention_of_block, batch, query_tokens, kv_tokens)
+    window = attention_of_block.window_tokens
+    shape = AttentionShape(
+        batch=as_floats(batch),
+        query_tokens=as_floats(query_tokens),
+        kv_tokens=as_floats(kv_tokens if window is None or query_tokens > 1 else np.minimum(kv_tokens, window)),
+        heads=as_floats(-(-attention_of_block.heads // target.gpu_count)),
+        kv_heads=as_floats(max(1, -(-attention_of_block.kv_heads // target.gpu_count))),
+        head_dim=as_floats(attention_of_block.head_dim),
+        window_tokens=None if window is None else float(window),
+    )
+    return attention(target, kv, shape)
+
+
+def _predict(
+    target: Target, *, flop: FloatArray, converted: FloatArray, activation_bytes: FloatArray, kv_bytes: FloatArray
+) -> KernelPrediction:
+    cost = OpCost(
+        flop=flop,
+        vector_flop=CONVERT_FLOP_PER_KV_ELEMENT * converted,
+        weight_bytes=np.zeros_like(flop),
+        activation_bytes=activation_bytes,
+        kv_bytes=kv_bytes,
+        launch_count=np.ones_like(flop),
+    )
+    return datasheet_prediction(
+        "attention", cost, datasheet_rates(target.hardware, attention_math_dtype(target.hardware))
+    )

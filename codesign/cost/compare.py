@@ -1,0 +1,63 @@
+"""Every scheme of one machine side by side."""
+
+from dataclasses import dataclass, replace
+
+from codesign.cost.deployment import deploy, uniform_assignment
+from codesign.cost.inference import InferencePrediction, predict_inference
+from codesign.errors import CapabilityError
+from codesign.hardware.hardware import Hardware
+from codesign.model.layers import Model
+from codesign.schemes.capability import baseline_scheme, candidate_schemes
+from codesign.schemes.catalog import parse_scheme
+from codesign.setting import Setting
+
+
+@dataclass(frozen=True, slots=True)
+class SchemeResult:
+    """One scheme on one machine: a prediction, or the reason why there is none."""
+
+    scheme: str
+    prediction: InferencePrediction | None
+    decode_gain: float | None
+    prefill_gain: float | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class MachineComparison:
+    """All schemes of one machine; gains are against its own 16-bit baseline."""
+
+    hardware: str
+    library: str
+    baseline_scheme: str
+    results: tuple[SchemeResult, ...]
+
+
+def compare_machine(hardware: Hardware, model: Model, setting: Setting, schemes: tuple[str, ...]) -> MachineComparison:
+    """Predict the named schemes, or all candidates of the machine's library, on one machine."""
+    library = deploy(hardware, model, replace(setting, batch=1)).target.library
+    baseline = baseline_scheme(hardware).name
+    names = schemes or tuple(scheme.name for scheme in candidate_schemes(hardware, library))
+    try:
+        reference = _predict(baseline, hardware, model, replace(setting, kv=""))
+    except CapabilityError as error:
+        results = tuple(SchemeResult(name, None, None, None, str(error)) for name in names)
+        return MachineComparison(hardware.name, library, baseline, results)
+    results = tuple(_result(name, hardware, model, setting, reference) for name in names)
+    return MachineComparison(hardware.name, library, baseline, results)
+
+
+def _predict(name: str, hardware: Hardware, model: Model, setting: Setting) -> InferencePrediction:
+    where = deploy(hardware, model, setting)
+    return predict_inference(where, uniform_assignment(where, parse_scheme(name), setting.kv))
+
+
+def _result(
+    name: str, hardware: Hardware, model: Model, setting: Setting, reference: InferencePrediction
+) -> SchemeResult:
+    try:
+        prediction = _predict(name, hardware, model, setting)
+    except CapabilityError as error:
+        return SchemeResult(name, None, None, None, str(error))
+    decode = reference.tpot_s.value / prediction.tpot_s.value
+    return SchemeResult(name, prediction, decode, reference.ttft_s.value / prediction.ttft_s.value, "")

@@ -1,0 +1,114 @@
+"""A model on machines with a workload, and which scheme each of its layers has."""
+
+from dataclasses import dataclass
+
+from codesign.cost.kernels import Target, scheme_math
+from codesign.cost.workload import Workload
+from codesign.errors import CapabilityError
+from codesign.hardware.hardware import Hardware
+from codesign.model.groups import SIXTEEN_BIT_GROUPS, FusedGroup, fused_groups
+from codesign.model.layers import Model
+from codesign.schemes.capability import (
+    baseline_scheme,
+    candidate_kv_formats,
+    library_of,
+    role_problem,
+    shape_problem,
+)
+from codesign.schemes.kv import KvFormat, parse_kv
+from codesign.schemes.scheme import Scheme
+from codesign.setting import Setting
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """What is fixed before any bit is chosen: model, machines, workload, price."""
+
+    model: Model
+    target: Target
+    workload: Workload
+    price_usd_per_hour: float | None = None
+
+    @property
+    def capacity_bytes(self) -> float:
+        """Return the memory of all devices."""
+        return self.target.hardware.memory.capacity_bytes * self.target.gpu_count
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """One scheme per fused group (in the order of `fused_groups`), one for the input embedding, one KV format."""
+
+    groups: tuple[FusedGroup, ...]
+    schemes: tuple[Scheme, ...]
+    embedding: Scheme
+    kv: KvFormat
+
+
+def deploy(hardware: Hardware, model: Model, setting: Setting) -> Deployment:
+    """Return model, machines and workload together; CapabilityError if the machine cannot run such a batch."""
+    if hardware.constraints.batch_one_only and setting.batch > 1:
+        raise CapabilityError(f"{hardware.title} runs one sequence at a time; use --batch 1.")
+    price = setting.price_usd_per_hour
+    return Deployment(
+        model=model,
+        target=Target(hardware, library_of(setting.library, hardware).name, setting.gpu_count),
+        workload=Workload(setting.batch, setting.prompt_tokens, setting.output_tokens),
+        price_usd_per_hour=hardware.price_usd_per_hour if price is None else price,
+    )
+
+
+def workload_warnings(where: Deployment) -> tuple[str, ...]:
+    """Return what a user should know about the workload: a context beyond what the model was made for."""
+    tokens, limit = where.workload.final_context_tokens, where.model.max_context_tokens
+    if tokens <= limit:
+        return ()
+    return (f"{where.model.name} was made for {limit:,} tokens; prompt and output together are {tokens:,}.",)
+
+
+def uniform_assignment(where: Deployment, scheme: Scheme, kv_name: str = "") -> Assignment:
+    """Return `scheme` wherever the library and the shapes allow it and 16 bits elsewhere.
+
+    The input embedding follows the head, from which a tied model takes it. CapabilityError if the scheme fits nowhere.
+    """
+    hardware = where.target.hardware
+    scheme_math(scheme, where.target)
+    baseline = scheme if not scheme.quantized else baseline_scheme(hardware)
+    groups = fused_groups(where.model)
+    problems = {group.signature: group_problem(group, scheme, where) for group in unique_groups(groups)}
+    schemes = tuple(scheme if problems[group.signature] is None else baseline for group in groups)
+    if scheme not in schemes:
+        reason = next(text for text in problems.values() if text)
+        raise CapabilityError(f"{scheme} fits no layer of {where.model.name} on {hardware.name}: {reason}")
+    kv = parse_kv(kv_name) if kv_name else candidate_kv_formats(hardware, where.target.library)[0]
+    return Assignment(groups, schemes, schemes[-1], kv)
+
+
+def unique_groups(groups: tuple[FusedGroup, ...]) -> tuple[FusedGroup, ...]:
+    """Return the first group of each signature."""
+    return tuple({group.signature: group for group in reversed(groups)}.values())
+
+
+def group_problem(group: FusedGroup, scheme: Scheme, deployment: Deployment) -> str | None:
+    """Return why this group cannot take the scheme: its role, its shape, or the shape of its shards; None if it can."""
+    if not scheme.quantized:
+        return None
+    hardware, gpus = deployment.target.hardware, deployment.target.gpu_count
+    if group.name in SIXTEEN_BIT_GROUPS:
+        return "Routers and projections stay in 16 bits: they are small and choose what everything after them sees."
+    for layer in group.layers:
+        problem = role_problem(scheme, layer.role, hardware, deployment.target.library)
+        if problem:
+            return problem
+    if group.experts is not None:
+        experts = group.experts
+        shapes = [
+            (-(-experts.intermediate // gpus), experts.hidden),
+            (experts.hidden, -(-experts.intermediate // gpus)),
+        ]
+    elif group.split == "row":
+        shapes = [(layer.n, -(-layer.k // gpus)) for layer in group.layers]
+    else:
+        parts = gpus if group.split == "column" else 1
+        shapes = [(-(-layer.n // parts), layer.k) for layer in group.layers]
+    return next((problem for n, k in shapes if (problem := shape_problem(scheme, n, k, hardware))), None)

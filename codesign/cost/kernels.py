@@ -1,0 +1,170 @@
+"""Seconds of one kernel on one machine with one library: the only place where rates meet work.
+
+Rates come from the profile's sustained fractions and one launch constant; the origin of every number is `datasheet`.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from codesign.cost.arrays import FloatArray, as_floats
+from codesign.cost.roofline import KernelTime, OpCost, Rates, kernel_time
+from codesign.cost.traffic import (
+    dequantize_flop,
+    expected_experts_hit,
+    gemm_activation_bytes,
+    gemm_flop,
+    quantize_activation_bytes,
+)
+from codesign.errors import CapabilityError
+from codesign.hardware.hardware import Hardware
+from codesign.schemes.capability import library_capability
+from codesign.schemes.scheme import Scheme
+from codesign.schemes.storage import weight_bytes
+
+
+class Origin(StrEnum):
+    """Where a predicted number comes from, most trusted first."""
+
+    MEASURED = "measured"
+    CALIBRATED = "calibrated"
+    TRANSFERRED = "transferred"
+    DATASHEET = "datasheet"
+
+
+# Measured over predicted time at the 10th and 90th percentile of every measured row of the class, all machines and
+# libraries pooled: `make intervals` prints these figures from the measured tables. The lower end is at most 1.
+DATASHEET_INTERVAL: dict[str, tuple[float, float]] = {
+    "gemm": (0.90, 2.50),
+    "attention": (0.90, 4.00),
+    "moe": (0.90, 4.00),
+    "all_reduce": (0.60, 3.00),
+    "elementwise": (0.50, 2.00),
+}
+# The same for the speed-up of a scheme over 16 bits, whose errors partly cancel.
+DATASHEET_GAIN_INTERVAL = (0.60, 1.15)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a kernel runs: one machine type, one kernel library, `gpu_count` devices in tensor parallel."""
+
+    hardware: Hardware
+    library: str
+    gpu_count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class KernelPrediction:
+    """Predicted time of one kernel or of arrays of kernels, with its 80 % interval."""
+
+    time: KernelTime
+    low_s: FloatArray
+    high_s: FloatArray
+    origin: Origin
+
+    @property
+    def predicted_s(self) -> FloatArray:
+        """Return the seconds."""
+        return self.time.predicted_s
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertShape:
+    """Routed experts of one block, as numbers or arrays; `skew` 0 means balanced routing.
+
+    `intermediate` is that of one device; the experts themselves are divided over `expert_parallel` devices.
+    """
+
+    tokens: FloatArray
+    hidden: FloatArray
+    intermediate: FloatArray
+    expert_count: FloatArray
+    top_k: FloatArray
+    skew: FloatArray
+    matrix_count: FloatArray
+    expert_parallel: FloatArray
+
+
+def datasheet_rates(hardware: Hardware, math_dtype: str) -> Rates:
+    """Return what the profile says that large kernels sustain in `math_dtype`."""
+    vector_dtype = "fp32" if "fp32" in hardware.peak_flop_per_s else math_dtype
+    return Rates(
+        flop_per_s=hardware.sustained_flop_per_s(math_dtype),
+        vector_flop_per_s=hardware.sustained_flop_per_s(vector_dtype),
+        bytes_per_s=hardware.memory.sustained_bytes_per_s,
+        fixed_s=hardware.launch_overhead_s,
+    )
+
+
+def datasheet_prediction(operation: str, cost: OpCost, rates: Rates) -> KernelPrediction:
+    """Return the time of the work with the interval of its class of operations."""
+    time = kernel_time(cost, rates)
+    low, high = DATASHEET_INTERVAL[operation]
+    return KernelPrediction(time, time.predicted_s * low, time.predicted_s * high, Origin.DATASHEET)
+
+
+def scheme_math(scheme: Scheme, target: Target) -> tuple[str, bool]:
+    """Return what the scheme multiplies in here, and whether its activations are quantized for it.
+
+    Where float formats are emulated, only the weights are stored in them. CapabilityError if the scheme cannot run.
+    """
+    capability = library_capability(scheme, target.hardware, target.library)
+    if capability.math_dtype is None:
+        raise CapabilityError(
+            f"{scheme} does not run on {target.hardware.name} with {target.library}: {capability.reason}"
+        )
+    as_stored = capability.level == "native" or capability.math_dtype.startswith("int")
+    return capability.math_dtype, scheme.quantized and not scheme.weight_only and as_stored
+
+
+def gemm_cost(scheme: Scheme, quantizes: bool, m: FloatArray, n: FloatArray, k: FloatArray) -> OpCost:
+    """Return the work of out[m, n] = x[m, k] · W with W stored as `scheme`, conversions included.
+
+    `quantizes` says that activations are quantized too, in a pass of their own where their scales are dynamic.
+    """
+    a_bits = scheme.activations.bits if quantizes else 16.0
+    separate_pass = 1.0 if quantizes and scheme.activations.dynamic else 0.0
+    converts = scheme.quantized and not quantizes
+    return OpCost(
+        flop=gemm_flop(m, n, k),
+        vector_flop=dequantize_flop(m, n, k) if converts else np.zeros_like(m * n * k),
+        weight_bytes=as_floats(weight_bytes(scheme, n.astype(np.int64), k.astype(np.int64))),
+        activation_bytes=gemm_activation_bytes(m, n, k, a_bits)
+        + separate_pass * quantize_activation_bytes(m, k, a_bits),
+        kv_bytes=np.zeros_like(m * n * k),
+        launch_count=np.full_like(m * n * k, 1.0 + separate_pass),
+    )
+
+
+def gemm(target: Target, scheme: Scheme, m: FloatArray, n: FloatArray, k: FloatArray) -> KernelPrediction:
+    """Return the time of out[m, n] = x[m, k] · W on one device; the arrays broadcast against each other."""
+    math_dtype, quantizes = scheme_math(scheme, target)
+    m, n, k = np.broadcast_arrays(as_floats(m), as_floats(n), as_floats(k))
+    return datasheet_prediction(
+        "gemm", gemm_cost(scheme, quantizes, m, n, k), datasheet_rates(target.hardware, math_dtype)
+    )
+
+
+def moe(target: Target, scheme: Scheme, shape: ExpertShape) -> KernelPrediction:
+    """Return the time of the routed experts on one device: every expert hit is read once, every routed row multiplied.
+
+    One grouped kernel per matrix; rows = tokens x top_k.
+    """
+    math_dtype, quantizes = scheme_math(scheme, target)
+    hit_anywhere = expected_experts_hit(shape.tokens, shape.expert_count, shape.top_k, shape.skew)
+    rows_per_expert = shape.tokens * shape.top_k / np.maximum(hit_anywhere, 1e-9)
+    hit = hit_anywhere / shape.expert_parallel
+    up_count = shape.matrix_count - 1.0
+    up = gemm_cost(scheme, quantizes, rows_per_expert, shape.intermediate, shape.hidden)
+    down = gemm_cost(scheme, quantizes, rows_per_expert, shape.hidden, shape.intermediate)
+    cost = OpCost(
+        flop=hit * (up_count * up.flop + down.flop),
+        vector_flop=hit * (up_count * up.vector_flop + down.vector_flop),
+        weight_bytes=hit * (up_count * up.weight_bytes + down.weight_bytes),
+        activation_bytes=hit * (up_count * up.activation_bytes + down.activation_bytes),
+        kv_bytes=np.zeros_like(hit),
+        launch_count=up.launch_count + down.launch_count,
+    )
+    return datasheet_prediction("moe", cost, datasheet_rates(target.hardware, math_dtype))

@@ -1,0 +1,196 @@
+"""Predict tables of kernels: a column per parameter, a row per kernel, one vectorised call per kind of row."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from codesign.cost.arrays import FloatArray, as_floats
+from codesign.cost.attention import AttentionShape, attention
+from codesign.cost.collectives import all_reduce
+from codesign.cost.kernels import ExpertShape, KernelPrediction, Target, gemm, moe
+from codesign.errors import CodesignError, did_you_mean
+from codesign.hardware.file import load_hardware
+from codesign.schemes.capability import library_of, shape_problem
+from codesign.schemes.catalog import parse_scheme
+from codesign.schemes.kv import parse_kv
+
+TextArray = npt.NDArray[np.object_]
+Columns = Mapping[str, TextArray | FloatArray]
+AMOUNT_MAX = 2.0**40
+GATED_MATRICES = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One value of the column `op`: the numbers it needs, those with a default, and how it is predicted."""
+
+    needed: tuple[str, ...]
+    defaults: Mapping[str, float]
+    predict: Callable[[Target, str, str, Mapping[str, FloatArray]], KernelPrediction]
+    has_scheme: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TablePrediction:
+    """One entry per row; numbers are NaN and `reason` is filled where a row cannot be predicted."""
+
+    predicted_s: FloatArray
+    low_s: FloatArray
+    high_s: FloatArray
+    bound: TextArray
+    origin: TextArray
+    reason: TextArray
+
+
+def _predict_gemm(target: Target, scheme: str, _: str, x: Mapping[str, FloatArray]) -> KernelPrediction:
+    return gemm(target, parse_scheme(scheme), x["m"], x["n"], x["k"])
+
+
+def _predict_attention(target: Target, _: str, kv_dtype: str, x: Mapping[str, FloatArray]) -> KernelPrediction:
+    shape = AttentionShape(
+        batch=x["batch"],
+        query_tokens=x["q_tokens"],
+        kv_tokens=x["kv_tokens"],
+        heads=x["heads"],
+        kv_heads=x["kv_heads"],
+        head_dim=x["head_dim"],
+    )
+    return attention(target, parse_kv(kv_dtype), shape)
+
+
+def _predict_moe(target: Target, scheme: str, _: str, x: Mapping[str, FloatArray]) -> KernelPrediction:
+    shape = ExpertShape(
+        tokens=x["tokens"],
+        hidden=x["hidden"],
+        intermediate=np.ceil(x["intermediate"] / x["tp"]),
+        expert_count=x["experts"],
+        top_k=x["top_k"],
+        skew=x["skew"],
+        matrix_count=np.full_like(x["tokens"], GATED_MATRICES),
+        expert_parallel=x["ep"],
+    )
+    return moe(target, parse_scheme(scheme), shape)
+
+
+def _predict_all_reduce(target: Target, _: str, __: str, x: Mapping[str, FloatArray]) -> KernelPrediction:
+    return all_reduce(target, x["gpus"], x["message_bytes"])
+
+
+_ATTENTION = ("batch", "q_tokens", "kv_tokens", "heads", "kv_heads", "head_dim")
+_MOE = ("tokens", "hidden", "intermediate", "experts", "top_k")
+OPERATIONS: Mapping[str, Operation] = {
+    "gemm": Operation(("m", "n", "k"), {}, _predict_gemm, True),
+    "attention_decode": Operation(_ATTENTION, {}, _predict_attention, False),
+    "attention_prefill": Operation(_ATTENTION, {}, _predict_attention, False),
+    "moe": Operation(_MOE, {"tp": 1.0, "ep": 1.0, "skew": 0.0}, _predict_moe, True),
+    "all_reduce": Operation(("gpus", "message_bytes"), {}, _predict_all_reduce, False),
+}
+
+
+def predict_table(columns: Columns) -> TablePrediction:
+    """Predict every row; rows that share machine, library, operation, scheme and KV format go through one call.
+
+    `columns` holds `hw`, `library`, `op`, `scheme`, `kv_dtype` as texts and the rest as numbers (NaN where empty).
+    """
+    count = len(columns["op"])
+    blank = TablePrediction(
+        *(np.full(count, np.nan) for _ in range(3)), *(np.full(count, "", dtype=object) for _ in range(3))
+    )
+    names = ("hw", "library", "op", "scheme", "kv_dtype")
+    codes = [np.unique(columns[name].astype(str), return_inverse=True) for name in names]
+    combined = np.stack([inverse.ravel() for _, inverse in codes])
+    kinds, kind_of_row = np.unique(combined, axis=1, return_inverse=True)
+    order = np.argsort(kind_of_row.ravel(), kind="stable")
+    ends = np.cumsum(np.bincount(kind_of_row.ravel(), minlength=kinds.shape[1]))
+    for kind, rows in zip(kinds.T, np.split(order, ends[:-1]), strict=True):
+        texts = [str(values[code]) for (values, _), code in zip(codes, kind, strict=True)]
+        _predict_kind(texts, columns, rows, blank)
+    return blank
+
+
+def _predict_kind(texts: list[str], columns: Columns, rows: npt.NDArray[np.intp], out: TablePrediction) -> None:
+    """Fill the entries of `rows`, which share everything that is a text."""
+    hw, library, op, scheme, kv_dtype = texts
+    operation = OPERATIONS.get(op.strip().lower())
+    if operation is None:
+        out.reason[rows] = (
+            f'unknown op "{op[:40]}"; known are {", ".join(OPERATIONS)}.{did_you_mean(op[:40], OPERATIONS)}'
+        )
+        return
+    try:
+        hardware = load_hardware(hw)
+        target = Target(hardware, library_of(library, hardware).name)
+        numbers, usable = _numbers(operation, columns, rows, out)
+        if operation.has_scheme and op == "gemm":
+            usable &= _legal_shapes(scheme, target, numbers, rows, usable, out)
+        chosen = rows[usable]
+        if chosen.size:
+            prediction = operation.predict(target, scheme, kv_dtype, {key: x[usable] for key, x in numbers.items()})
+            _store(prediction, chosen, out)
+    except CodesignError as error:
+        empty = out.reason[rows] == ""
+        out.reason[rows[empty.astype(bool)]] = str(error)
+
+
+def _numbers(
+    operation: Operation, columns: Columns, rows: npt.NDArray[np.intp], out: TablePrediction
+) -> tuple[dict[str, FloatArray], npt.NDArray[np.bool_]]:
+    """Return the numbers that the operation needs and which rows have all of them in range."""
+    usable = np.ones(len(rows), dtype=bool)
+    numbers: dict[str, FloatArray] = {}
+    for name in (*operation.needed, *operation.defaults):
+        given = as_floats(columns[name][rows]) if name in columns else np.full(len(rows), np.nan)
+        if name in operation.defaults:
+            given = np.where(np.isnan(given), operation.defaults[name], given)
+        smallest = 0.0 if name == "skew" else 1.0
+        wrong = ~((given >= smallest) & (given <= AMOUNT_MAX))
+        out.reason[rows[wrong & usable]] = f"{name} must be a number from {smallest:g} to 2^40"
+        usable &= ~wrong
+        numbers[name] = given
+    return numbers, _consistent(numbers, rows, usable, out)
+
+
+def _consistent(
+    numbers: Mapping[str, FloatArray], rows: npt.NDArray[np.intp], usable: npt.NDArray[np.bool_], out: TablePrediction
+) -> npt.NDArray[np.bool_]:
+    """Return which usable rows also agree with themselves."""
+    orders = (("q_tokens", "kv_tokens"), ("kv_heads", "heads"), ("top_k", "experts"), ("ep", "experts"))
+    for smaller, larger in orders:
+        if smaller in numbers and larger in numbers:
+            wrong = usable & (numbers[smaller] > numbers[larger])
+            out.reason[rows[wrong]] = f"{smaller} must not exceed {larger}"
+            usable = usable & ~wrong
+    return usable
+
+
+def _legal_shapes(
+    scheme: str,
+    target: Target,
+    numbers: Mapping[str, FloatArray],
+    rows: npt.NDArray[np.intp],
+    usable: npt.NDArray[np.bool_],
+    out: TablePrediction,
+) -> npt.NDArray[np.bool_]:
+    """Return which rows have a shape that the scheme's kernels accept; equal shapes are checked once."""
+    parsed = parse_scheme(scheme)
+    shapes, index = np.unique(np.stack([numbers["n"], numbers["k"]]), axis=1, return_inverse=True)
+    problems = np.array(
+        [
+            (shape_problem(parsed, int(n), int(k), target.hardware) or "") if np.isfinite(n + k) else ""
+            for n, k in shapes.T
+        ],
+        dtype=object,
+    )[index.ravel()]
+    wrong: npt.NDArray[np.bool_] = (problems != "").astype(bool)
+    out.reason[rows[wrong & usable]] = problems[wrong & usable]
+    return ~wrong
+
+
+def _store(prediction: KernelPrediction, rows: npt.NDArray[np.intp], out: TablePrediction) -> None:
+    out.predicted_s[rows] = prediction.predicted_s
+    out.low_s[rows] = prediction.low_s
+    out.high_s[rows] = prediction.high_s
+    out.bound[rows] = prediction.time.bound
+    out.origin[rows] = str(prediction.origin)

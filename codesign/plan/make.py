@@ -1,0 +1,201 @@
+"""From a request to a plan: gather costs, solve, explain."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from codesign import __version__
+from codesign.cost.curve import BreakEven, break_even
+from codesign.cost.deployment import Assignment, Deployment
+from codesign.cost.inference import InferencePrediction, predict_inference
+from codesign.cost.kernels import DATASHEET_GAIN_INTERVAL
+from codesign.cost.prediction import Prediction, add_predictions
+from codesign.cost.step import decode_step, prefill_step
+from codesign.plan.explain import gain_steps, group_reasons, scheme_mix
+from codesign.plan.file import FORMAT_VERSION, GroupPlan, ParetoFront, ParetoPoint, Plan, Refusal, Totals
+from codesign.plan.planner import Choices, Costs, build_problem, gather_costs
+from codesign.plan.problem import Criterion, PlanProblem, Solution
+from codesign.plan.solve import pareto_front, solve
+from codesign.quality.prior import perplexity_ratio
+from codesign.schemes.capability import candidate_kv_formats, refused_schemes
+from codesign.schemes.kv import KvFormat
+from codesign.units import format_gib, format_percent, significant
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRequest:
+    """What the user asks; budgets are in SI units and nats, per criterion."""
+
+    deployment: Deployment
+    choices: Choices
+    objective: Criterion
+    budgets: Mapping[Criterion, float]
+    method: str = "default"
+    pareto: tuple[Criterion, Criterion] | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def make_plan(request: PlanRequest) -> Plan:
+    """Return the best plan within the budgets; InfeasibleError names the budget that is too tight."""
+    deployment, choices = request.deployment, request.choices
+    costs = gather_costs(deployment, choices)
+    problem = build_problem(deployment, costs)
+    solution = solve(problem, request.objective, request.budgets)
+    plan = costs.assignment(solution)
+    sixteen = choices.schemes[0]
+    baseline = Assignment(plan.groups, (sixteen,) * len(plan.groups), sixteen, sixteen_bit_kv(deployment))
+    predicted, unquantized = predict_inference(deployment, plan), predict_inference(deployment, baseline)
+    loss = _total_loss(costs, solution)
+    target, model = deployment.target, deployment.model
+    decode, prefill = decode_step(deployment.workload), prefill_step(deployment.workload)
+    return Plan(
+        format_version=FORMAT_VERSION,
+        codesign_version=__version__,
+        hardware=target.hardware.name,
+        hardware_digest=target.hardware.digest,
+        model=model.name,
+        model_digest=model.digest,
+        library=target.library,
+        gpu_count=target.gpu_count,
+        workload=deployment.workload,
+        objective=str(request.objective),
+        budgets={str(criterion): limit for criterion, limit in request.budgets.items()},
+        method=request.method,
+        kv=plan.kv.name,
+        baseline_scheme=choices.schemes[0].name,
+        verdict=verdict(plan, choices.schemes[0].name, (predicted, unquantized), loss),
+        fits=predicted.fits,
+        capacity_bytes=deployment.capacity_bytes,
+        totals=_totals(predicted),
+        baseline=_totals(unquantized),
+        baseline_fits=unquantized.fits,
+        loss_nats=loss,
+        groups=_group_plans(request, costs, problem, solution),
+        decode_gain_steps=gain_steps(deployment, plan, baseline, decode),
+        prefill_gain_steps=gain_steps(deployment, plan, baseline, prefill),
+        break_even=break_evens(deployment, costs, baseline),
+        refused=tuple(Refusal(s.name, why) for s, why in refused_schemes(target.hardware, target.library)),
+        pareto=_pareto(request, costs, problem),
+        gap_fraction=solution.gap_fraction,
+        warnings=request.warnings,
+    )
+
+
+def sixteen_bit_kv(deployment: Deployment) -> KvFormat:
+    """Return the KV format of the unquantized model."""
+    return candidate_kv_formats(deployment.target.hardware, deployment.target.library)[0]
+
+
+def _totals(predicted: InferencePrediction) -> Totals:
+    return Totals(
+        ttft_s=predicted.ttft_s,
+        tpot_s=predicted.tpot_s,
+        tokens_per_s=predicted.tokens_per_s,
+        energy_per_token_joule=predicted.energy_per_token_joule,
+        usd_per_million_tokens=predicted.usd_per_million_tokens,
+        memory=predicted.memory,
+        largest_batch=predicted.largest_batch,
+        largest_context_tokens=predicted.largest_context_tokens,
+    )
+
+
+def _total_loss(costs: Costs, solution: Solution) -> Prediction | None:
+    """Return the loss of the whole plan, None if any part of it is unknown."""
+    quality, names = costs.choices.quality, [scheme.name for scheme in costs.choices.schemes]
+    cells = [quality.group_loss(g.key, names[s]) for g, s in zip(costs.groups, solution.choice, strict=True)]
+    cells.append(quality.kv_loss(costs.choices.kv_formats[solution.kv_choice].name))
+    known = [cell for cell in cells if cell is not None]
+    return add_predictions(known) if len(known) == len(cells) else None
+
+
+def gain(baseline_s: Prediction, plan_s: Prediction) -> Prediction:
+    """Return how many times faster the plan is; errors that both share cancel, so the interval is its own."""
+    value = baseline_s.value / plan_s.value
+    low, high = DATASHEET_GAIN_INTERVAL
+    return Prediction(
+        value, 1 + (value - 1) * low if value > 1 else value * low, max(value, value * high), plan_s.origin
+    )
+
+
+def verdict(
+    plan: Assignment,
+    baseline_name: str,
+    predictions: tuple[InferencePrediction, InferencePrediction],
+    loss: Prediction | None,
+) -> str:
+    """Return in one sentence what to run, what it gains, whether it fits and what it loses.
+
+    `predictions` are those of the plan and of the baseline.
+    """
+    predicted, unquantized = predictions
+    weights = np.array([group.weight_count for group in plan.groups], dtype=float)
+    faster = gain(unquantized.tpot_s, predicted.tpot_s)
+    need, capacity = predicted.memory.total_bytes, predicted.capacity_bytes
+    fits = f"{format_gib(need)} of {format_gib(capacity)}, it fits"
+    if not predicted.fits:
+        fits = f"{format_gib(need)} does not fit into {format_gib(capacity)}"
+    elif not unquantized.fits:
+        fits += f" (16 bits needs {format_gib(unquantized.memory.total_bytes)} and does not)"
+    quality = "its quality loss is unknown"
+    if loss is not None:
+        low, value, high = (format_percent(perplexity_ratio(x) - 1) for x in (loss.low, loss.value, loss.high))
+        quality = f"perplexity +{value} ({low} to {high})"
+    return (
+        f"Run {scheme_mix(weights, plan.schemes)} of the weights with the KV cache in {plan.kv.name}: "
+        f"{significant(faster.value)}x the decode speed of {baseline_name} "
+        f"({significant(faster.low)} to {significant(faster.high)}x), {fits}, {quality}."
+    )
+
+
+def _group_plans(request: PlanRequest, costs: Costs, problem: PlanProblem, solution: Solution) -> tuple[GroupPlan, ...]:
+    reasons = group_reasons(costs, problem, solution, request.objective)
+    schemes = costs.choices.schemes
+    plans = []
+    for g, (group, s) in enumerate(zip(costs.groups, solution.choice, strict=True)):
+        decode, prefill = costs.decode[s], costs.prefill[s]
+        plans.append(
+            GroupPlan(
+                block_index=group.block_index,
+                name=group.name,
+                scheme=schemes[s].name,
+                bits_per_weight=schemes[s].bits_per_weight,
+                memory_bytes=float(costs.memory_bytes[g, s]),
+                decode_s=decode.of_group(g),
+                prefill_s=prefill.of_group(g),
+                bound=decode.bound[g],
+                loss_nats=costs.choices.quality.group_loss(group.key, schemes[s].name),
+                reason=reasons[g],
+            )
+        )
+    return tuple(plans)
+
+
+def break_evens(deployment: Deployment, costs: Costs, baseline: Assignment) -> tuple[BreakEven, ...]:
+    """Return where each quantized scheme, used wherever it may be, and each KV format stops paying in decode."""
+    choices = costs.choices
+    found = []
+    for s, scheme in enumerate(choices.schemes):
+        if not scheme.quantized or not (costs.refused[:, s] == "").any():
+            continue
+        schemes = tuple(
+            scheme if text == "" else kept for text, kept in zip(costs.refused[:, s], baseline.schemes, strict=True)
+        )
+        uniform = Assignment(costs.groups, schemes, schemes[-1], baseline.kv)
+        found.append(break_even(deployment, uniform, baseline, scheme.name))
+    for kv in choices.kv_formats[1:]:
+        cache_only = Assignment(costs.groups, baseline.schemes, baseline.embedding, kv)
+        found.append(break_even(deployment, cache_only, baseline, f"KV {kv.name}"))
+    return tuple(found)
+
+
+def _pareto(request: PlanRequest, costs: Costs, problem: PlanProblem) -> ParetoFront | None:
+    if request.pareto is None:
+        return None
+    first, second = request.pareto
+    weights = np.array([group.weight_count for group in costs.groups], dtype=float)
+    points = tuple(
+        ParetoPoint(s.values[first], s.values[second], scheme_mix(weights, costs.assignment(s).schemes))
+        for s in pareto_front(problem, request.pareto, request.budgets)
+    )
+    return ParetoFront(str(first), str(second), points)

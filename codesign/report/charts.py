@@ -1,0 +1,133 @@
+"""Pictures of a plan: times, where the gain went, bits by layer, Pareto front."""
+
+from itertools import pairwise
+
+import plotly.graph_objects as go
+
+from codesign.plan.file import GainStep, GroupPlan, ParetoFront, Plan
+
+INK, GRID = "#1d2733", "#e3e8ee"
+PALETTE = ("#2563a6", "#d9822b", "#3c8d5a", "#a8456b", "#7a64b8", "#5f7a8a", "#b8a12e", "#2f9aa0")
+MILLISECONDS = 1e3
+ERROR_SPAN = "80 % interval"
+
+
+def styled(figure: go.Figure, title: str, x: str, y: str) -> go.Figure:
+    """Return the figure in the house style."""
+    figure.update_layout(
+        title={"text": title, "font": {"size": 16}},
+        template="plotly_white",
+        font={"family": "system-ui, sans-serif", "color": INK, "size": 13},
+        margin={"l": 70, "r": 20, "t": 50, "b": 55},
+        height=380,
+        legend={"orientation": "h", "y": -0.25},
+    )
+    figure.update_xaxes(title=x, gridcolor=GRID)
+    figure.update_yaxes(title=y, gridcolor=GRID)
+    return figure
+
+
+def gain_waterfall(steps: tuple[GainStep, ...], phase: str, baseline: str) -> go.Figure:
+    """Return how the ideal gain shrinks cause by cause to the predicted one."""
+    gains = [step.gain for step in steps]
+    changes = [gains[0], *(after - before for before, after in pairwise(gains))]
+    figure = go.Figure(
+        go.Waterfall(
+            x=[_wrapped(step.cause) for step in steps] + ["predicted"],
+            y=[*changes, gains[-1]],
+            measure=["absolute", *["relative"] * (len(steps) - 1), "total"],
+            text=[f"{gain:.2f}x" for gain in [*gains, gains[-1]]],
+            textposition="outside",
+            cliponaxis=False,
+            decreasing={"marker": {"color": PALETTE[3]}},
+            increasing={"marker": {"color": PALETTE[2]}},
+            totals={"marker": {"color": PALETTE[0]}},
+            connector={"line": {"color": GRID}},
+        )
+    )
+    figure.add_hline(y=1, line={"color": INK, "dash": "dot", "width": 1})
+    return styled(figure, f"Where the ideal gain goes: {phase}", "", f"times the speed of {baseline}")
+
+
+def _wrapped(text: str) -> str:
+    words, lines = text.split(), [""]
+    for word in words:
+        if len(lines[-1]) + len(word) > 14 and lines[-1]:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return "<br>".join(lines)
+
+
+def bits_by_layer(groups: tuple[GroupPlan, ...]) -> go.Figure:
+    """Return a heat map: fused group against block, coloured by bits per weight."""
+    blocks = sorted({group.block_index for group in groups if group.block_index is not None})
+    names = list(dict.fromkeys(group.name for group in groups if group.block_index is not None))
+    cells = {(group.name, group.block_index): group for group in groups}
+    chosen = [[cells.get((name, block)) for block in blocks] for name in names]
+    figure = go.Figure(
+        go.Heatmap(
+            x=blocks,
+            y=names,
+            z=[[group.bits_per_weight if group else None for group in row] for row in chosen],
+            customdata=[[group.scheme if group else "" for group in row] for row in chosen],
+            hovertemplate="block %{x}, %{y}: %{customdata}, %{z:.2f} bits<extra></extra>",
+            colorscale="Blues",
+            zmin=0,
+            zmax=16,
+            colorbar={"title": "bits per<br>weight"},
+        )
+    )
+    figure.update_yaxes(autorange="reversed")
+    return styled(figure, "Bits per weight by block and layer", "block", "")
+
+
+def time_parts(plan: Plan) -> go.Figure:
+    """Return the predicted times of plan and baseline with their intervals."""
+    figure = go.Figure()
+    names = ("time to first token", "time per output token")
+    for label, totals, colour in (
+        (plan.baseline_scheme, plan.baseline, PALETTE[5]),
+        ("this plan", plan.totals, PALETTE[0]),
+    ):
+        times = (totals.ttft_s, totals.tpot_s)
+        figure.add_bar(
+            x=names,
+            y=[time.value * MILLISECONDS for time in times],
+            name=label,
+            marker={"color": colour},
+            error_y={
+                "type": "data",
+                "array": [(time.high - time.value) * MILLISECONDS for time in times],
+                "arrayminus": [(time.value - time.low) * MILLISECONDS for time in times],
+            },
+        )
+    figure.update_yaxes(type="log")
+    return styled(figure, f"Predicted times, with {ERROR_SPAN}", "", "milliseconds")
+
+
+def break_even_bars(plan: Plan) -> go.Figure:
+    """Return each scheme's gain in decode and prefill, used wherever it may be."""
+    names = [one.scheme for one in plan.break_even]
+    figure = go.Figure()
+    figure.add_bar(x=names, y=[one.decode_gain for one in plan.break_even], name="decode", marker={"color": PALETTE[0]})
+    figure.add_bar(
+        x=names, y=[one.prefill_gain for one in plan.break_even], name="prefill", marker={"color": PALETTE[1]}
+    )
+    figure.add_hline(y=1, line={"color": INK, "dash": "dot", "width": 1})
+    return styled(figure, "Every scheme used everywhere", "", f"times the speed of {plan.baseline_scheme}")
+
+
+def pareto_chart(front: ParetoFront, titles: dict[str, tuple[str, float]]) -> go.Figure:
+    """Return the front between two criteria."""
+    (first, first_scale), (second, second_scale) = titles[front.first], titles[front.second]
+    figure = go.Figure(
+        go.Scatter(
+            x=[point.second * second_scale for point in front.points],
+            y=[point.first * first_scale for point in front.points],
+            mode="lines+markers",
+            line={"color": PALETTE[0], "shape": "hv"},
+            text=[point.mix for point in front.points],
+            hovertemplate="%{text}<br>%{x:.4g}, %{y:.4g}<extra></extra>",
+        )
+    )
+    return styled(figure, "Plans of which none is better in both", second, first)
