@@ -42,6 +42,12 @@ _BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": 
 _NULLS = ("", "~", "null", "Null", "NULL")
 
 
+def _shown(text: str, max_length: int = 60) -> str:
+    """Return text that is safe to print: bounded, no control characters."""
+    shown = text if len(text) <= max_length else f"{text[: max_length - 3]}..."
+    return shown if shown.isprintable() else ascii(shown)[1:-1]
+
+
 @dataclass(frozen=True, slots=True)
 class Scalar:
     """A word of the file; a quoted one is always text."""
@@ -51,9 +57,7 @@ class Scalar:
     line: int
 
     def __str__(self) -> str:
-        shown = self.text if len(self.text) <= 60 else f"{self.text[:57]}..."
-        shown = shown if shown.isprintable() else ascii(shown)[1:-1]
-        return f'"{shown}"' if self.quoted or self.text == "" else shown
+        return f'"{_shown(self.text)}"' if self.quoted or self.text == "" else _shown(self.text)
 
     @property
     def sort(self) -> str:
@@ -146,11 +150,13 @@ class _Builder:
 
     def _refuse_magic(self, event: NodeEvent, line: int) -> None:
         if isinstance(event, AliasEvent):
-            self.refuse(line, f"the alias *{event.anchor} is not allowed; write the value out.")
+            self.refuse(line, f"the alias *{_shown(str(event.anchor))} is not allowed; write the value out.")
         if event.anchor is not None:
-            self.refuse(line, f"the anchor &{event.anchor} is not allowed; write values out where they are used.")
+            self.refuse(
+                line, f"the anchor &{_shown(event.anchor)} is not allowed; write values out where they are used."
+            )
         if isinstance(event, ScalarEvent | CollectionStartEvent) and event.tag is not None:
-            self.refuse(line, f"the tag {ascii(event.tag)[1:-1]} is not allowed; use plain values.")
+            self.refuse(line, f"the tag {_shown(event.tag)} is not allowed; use plain values.")
         self._nodes += 1
         if self._nodes > MAX_NODES:
             self.refuse(line, f"more than {MAX_NODES} values; this is no file of ours.")
@@ -185,9 +191,7 @@ class _Builder:
         if key == "<<":
             self.refuse(line, "the merge key << is not allowed; write the values out.")
         if key in parent.values:
-            self.refuse(
-                line, f"{Scalar(key, False, line)}: the key is already on line {parent.key_lines[key]}; remove one."
-            )
+            self.refuse(line, f"{_shown(key)}: the key is already on line {parent.key_lines[key]}; remove one.")
         parent.pending_key = key
         parent.key_lines[key] = line
 
@@ -205,14 +209,16 @@ def parse_yaml(text: str, where: str) -> "Section":
             builder.add(event)
     except MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise InputError(f"{where}{line}: not valid YAML: {error.problem or error.context}.") from error
+        raise InputError(
+            f"{where}{line}: not valid YAML: {_shown(error.problem or error.context or '', 120)}."
+        ) from error
     except YAMLError as error:  # a character that YAML forbids
-        raise InputError(f"{where}: not valid YAML: {' '.join(str(error).split())}.") from error
+        raise InputError(f"{where}: not valid YAML: {_shown(' '.join(str(error).split()), 120)}.") from error
     except (
         ValueError,
         OverflowError,
     ) as error:  # leaked by PyYAML: escapes beyond Unicode, huge version numbers
-        raise InputError(f"{where}: not valid YAML: {error}.") from error
+        raise InputError(f"{where}: not valid YAML: {_shown(str(error), 120)}.") from error
     root = builder.root
     if root is None or (isinstance(root, Scalar) and root.sort == "nothing"):
         raise InputError(f"{where}: the file is empty; a mapping of keys to values is wanted.")
@@ -246,7 +252,7 @@ class Section:
 
     def refuse(self, key: str, sentence: str) -> NoReturn:
         """Raise InputError with file, line and dotted key."""
-        raise InputError(f"{self.where}:{self.line(key)}: {Scalar(self.full_key(key), False, 0)}: {sentence}")
+        raise InputError(f"{self.where}:{self.line(key)}: {_shown(self.full_key(key), 120)}: {sentence}")
 
     def check_keys(self, required: Iterable[str], optional: Iterable[str] = ()) -> None:
         """Refuse unknown keys, with the nearest known one, and name missing keys."""
@@ -278,10 +284,6 @@ class Section:
             self.refuse(key, f"{node} is given; {wanted} is wanted.")
         return node
 
-    def is_section(self, key: str) -> bool:
-        """Return whether the value of a key is a mapping."""
-        return isinstance(self.entries.values.get(key), Entries)
-
     def section(self, key: str, wanted: str = "a mapping") -> "Section":
         """Return the mapping under a key."""
         node = self._node(key)
@@ -309,7 +311,9 @@ class Section:
 
     def _checked_text(self, key: str, scalar: Scalar, choices: tuple[str, ...]) -> str:
         if scalar.sort != "text":
-            self.refuse(key, f'{scalar} is {scalar.sort}; text is wanted, so put it in quotes: "{scalar.text}".')
+            self.refuse(
+                key, f'{scalar} is {scalar.sort}; text is wanted, so put it in quotes: "{_shown(scalar.text)}".'
+            )
         text = scalar.text
         if not text.strip() or not text.isprintable() or len(text) > MAX_TEXT_LENGTH:
             self.refuse(key, f"{scalar} is not printable text on one line of 1 to {MAX_TEXT_LENGTH} characters.")

@@ -15,7 +15,7 @@ from codesign.cli.options import (
     output_path,
     target_options,
 )
-from codesign.units import GIBI, MILLI
+from codesign.units import GIBI, MILLI, significant
 
 # Option, criterion, and the factor from the option's unit to the unit of the problem.
 BUDGETS: tuple[tuple[str, str, float, str], ...] = (
@@ -100,15 +100,19 @@ def run(*, as_json: bool, out: str | None, html: str | None, layers: bool, **giv
     from codesign import api
     from codesign.cli.options import setting_from
     from codesign.cli.plan_view import print_plan
+    from codesign.errors import InfeasibleError
     from codesign.plan.file import plan_json, write_plan
+    from codesign.plan.solve import InfeasibleBudgetError
 
     out_path, html_path = output_path(out), output_path(html)
     hardware, model = api.load_hardware(given["hw"]), api.load_model(given["model"])
     setting = setting_from(given, model)
     pareto = pareto_pair(given["pareto"])
-    plan = api.plan(
-        hardware, model, setting, objective=given["objective"], budgets=budgets(given, hardware), pareto=pareto
-    )
+    limits = budgets(given, hardware)
+    try:
+        plan = api.plan(hardware, model, setting, objective=given["objective"], budgets=limits, pareto=pareto)
+    except InfeasibleBudgetError as error:
+        raise InfeasibleError(infeasible_sentence(error, given, hardware)) from error
     if out_path:
         write_plan(plan, out_path)
     if html_path:
@@ -119,6 +123,24 @@ def run(*, as_json: bool, out: str | None, html: str | None, layers: bool, **giv
         click.echo(plan_json(plan), nl=False)
     else:
         print_plan(plan, every_group=layers)
+
+
+def infeasible_sentence(error: Any, given: dict[str, Any], hardware: Any) -> str:
+    """Return which option is too tight, in its own unit, and the smallest value that would do."""
+    tokens = given["batch"] * given["output"]
+    if error.criterion == "throughput":
+        option, limit, smallest = "--min-tokens-per-s", tokens / error.limit, tokens / error.smallest
+        found = f"the most that is possible is {significant(smallest, 4)}"
+    elif error.criterion == "cost":
+        per_second = (given["price_per_hour"] or hardware.price_usd_per_hour) * given["gpus"] / 3600
+        option, limit = "--max-usd-per-million-tokens", error.limit * per_second / tokens * 1e6
+        found = f"the smallest possible is {significant(error.smallest * per_second / tokens * 1e6, 4)}"
+    else:
+        name, unit = next((option, unit) for option, criterion, unit, _ in BUDGETS if criterion == error.criterion)
+        option, limit = "--" + name.replace("_", "-"), error.limit / unit
+        found = f"the smallest possible is {significant(error.smallest / unit, 4)}"
+    kept = f" while {' and '.join(error.held)} stay within budget" if error.held else ""
+    return f"No plan meets the budgets. The tightest is {option} {significant(limit, 4)}: {found}{kept}."
 
 
 def pareto_pair(text: str | None) -> tuple[str, str] | None:

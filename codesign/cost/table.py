@@ -39,6 +39,7 @@ class TablePrediction:
     predicted_s: FloatArray
     low_s: FloatArray
     high_s: FloatArray
+    fixed_s: FloatArray
     bound: TextArray
     origin: TextArray
     reason: TextArray
@@ -96,7 +97,7 @@ def predict_table(columns: Columns) -> TablePrediction:
     """
     count = len(columns["op"])
     blank = TablePrediction(
-        *(np.full(count, np.nan) for _ in range(3)), *(np.full(count, "", dtype=object) for _ in range(3))
+        *(np.full(count, np.nan) for _ in range(4)), *(np.full(count, "", dtype=object) for _ in range(3))
     )
     names = ("hw", "library", "op", "scheme", "kv_dtype")
     codes = [np.unique(columns[name].astype(str), return_inverse=True) for name in names]
@@ -192,5 +193,6 @@ def _store(prediction: KernelPrediction, rows: npt.NDArray[np.intp], out: TableP
     out.predicted_s[rows] = prediction.predicted_s
     out.low_s[rows] = prediction.low_s
     out.high_s[rows] = prediction.high_s
+    out.fixed_s[rows] = prediction.time.fixed_s
     out.bound[rows] = prediction.time.bound
     out.origin[rows] = str(prediction.origin)

@@ -113,9 +113,7 @@ def gain(baseline_s: Prediction, plan_s: Prediction) -> Prediction:
     """Return how many times faster the plan is; errors that both share cancel, so the interval is its own."""
     value = baseline_s.value / plan_s.value
     low, high = DATASHEET_GAIN_INTERVAL
-    return Prediction(
-        value, 1 + (value - 1) * low if value > 1 else value * low, max(value, value * high), plan_s.origin
-    )
+    return Prediction(value, value * low, value * high, plan_s.origin)
 
 
 def verdict(
