@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: plan test test-all check bench clean
+.PHONY: plan test test-all check bench intervals readme clean
 
 plan: $(VENV)/installed
 	$(BIN)/codesign plan --hw a100 --model llama-7b
@@ -28,6 +28,12 @@ $(VENV)/installed: pyproject.toml constraints.txt
 $(VENV)/installed-test: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
 	@touch $@
+
+intervals: $(VENV)/installed
+	$(BIN)/python scripts/fit_intervals.py
+
+readme: $(VENV)/installed
+	$(BIN)/python scripts/update_readme.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from codesign.errors import InputError, did_you_mean
 from codesign.setting import DEFAULT_MAX_LOSS_NATS, DEFAULT_SETTING, Setting
+
+ANCHOR_MAX_NATS = 50.0
 
 if TYPE_CHECKING:
     from codesign.cost.deployment import Deployment
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from codesign.plan.file import Plan
     from codesign.plan.planner import Choices
     from codesign.plan.problem import Criterion
+    from codesign.quality.prior import ModelPrior
     from codesign.schemes.scheme import Scheme
 
 
@@ -98,16 +102,26 @@ def criterion(name: str) -> Criterion:
     return Criterion(name)
 
 
+def anchored_prior(model: Model, anchor: str) -> ModelPrior:
+    """Return the prior narrowed by one measured loss, written SCHEME:METHOD=NATS such as W4A16-g128:rtn=0.046."""
+    from codesign.quality.prior import model_prior, with_anchor
+
+    match = re.fullmatch(r"([\w-]+):([\w-]+)=([0-9.]+(?:e-?[0-9]+)?)", anchor.strip())
+    if match is None or not 0 < (loss_nats := float(match[3])) < ANCHOR_MAX_NATS:
+        raise InputError(f'The anchor "{anchor[:60]}" is not SCHEME:METHOD=NATS, such as W4A16-g128:rtn=0.046.')
+    return with_anchor(model_prior(model), parse_scheme(match[1]), match[2], loss_nats)
+
+
 def choices(where: Deployment, setting: Setting) -> Choices:
     """Return what the planner may choose from: the library's schemes or those named, KV formats, and their losses."""
     from pathlib import Path
 
+    from codesign.cost.deployment import kv_format
     from codesign.cost.kernels import scheme_math
     from codesign.plan.planner import Choices
     from codesign.quality.table import read_quality, table_from_prior
     from codesign.schemes.capability import candidate_kv_formats, candidate_schemes
     from codesign.schemes.catalog import parse_scheme as parse
-    from codesign.schemes.kv import parse_kv
 
     target = where.target
     schemes = candidate_schemes(target.hardware, target.library)
@@ -118,9 +132,10 @@ def choices(where: Deployment, setting: Setting) -> Choices:
         schemes = (schemes[0], *(scheme for scheme in named if scheme != schemes[0]))
     kv_formats = candidate_kv_formats(target.hardware, target.library)
     if setting.kv != "auto":
-        kv_formats = (parse_kv(setting.kv) if setting.kv else kv_formats[0],)
+        kv_formats = (kv_format(target, setting.kv),)
     if setting.quality_file is not None:
         quality = read_quality(Path(setting.quality_file), where.model)
     else:
-        quality = table_from_prior(where.model, schemes, kv_formats, setting.method)
+        prior = anchored_prior(where.model, setting.anchor) if setting.anchor else None
+        quality = table_from_prior(where.model, schemes, kv_formats, setting.method, prior)
     return Choices(schemes, kv_formats, quality, setting.allow_unknown_quality)

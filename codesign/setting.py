@@ -11,7 +11,8 @@ class Setting:
     """How a model is deployed and what the planner may use; empty texts mean the usual choice for the machine.
 
     `kv` is a KV format or "auto" (the planner chooses); `schemes` restricts the planner to some names; `method` is a
-    quantization method of the quality prior; `quality_file` replaces the prior by measured losses.
+    quantization method of the quality prior; `anchor` is one measured loss that narrows it, as SCHEME:METHOD=NATS;
+    `quality_file` replaces the prior by measured losses.
     """
 
     batch: int = DEFAULT_BATCH
@@ -23,6 +24,7 @@ class Setting:
     kv: str = ""
     schemes: tuple[str, ...] = ()
     method: str = ""
+    anchor: str = ""
     quality_file: str | None = None
     allow_unknown_quality: bool = False
 

@@ -51,8 +51,8 @@ def bench_solver() -> None:
     from codesign.plan.problem import Criterion
     from codesign.plan.solve import solve
 
-    schemes = ("W8A16", "W8A16-g128", "W8A8", "FP8", "FP8-block", "W4A16-g128", "W4A16-g64", "W4A16-g32", "W4A16-g128-asym",
-               "NF4", "MXFP4-A16")  # fmt: skip
+    schemes = ("W8A16", "W8A16-g128", "W8A8", "FP8", "FP8-block", "W4A16-g128", "W4A16-g64", "W4A16-g32",
+               "W4A16-g128-asym", "NF4", "MXFP4-A16")  # fmt: skip
     setting = codesign.Setting(gpu_count=8, schemes=schemes)
     where = deploy(codesign.load_hardware("h100"), codesign.load_model("llama-3.1-405b"), setting)
     costs = gather_costs(where, api.choices(where, setting))
@@ -61,7 +61,9 @@ def bench_solver() -> None:
         budgets = {Criterion.MEMORY: where.capacity_bytes, Criterion.QUALITY: loss}
         solution = solve(problem, Criterion.TPOT, budgets)
         seconds = median_s(lambda budgets=budgets: solve(problem, Criterion.TPOT, budgets), 3)
-        print(f"{seconds:6.3f} s  solve llama-3.1-405b, 12 schemes, loss <= {loss}: gap {solution.gap_fraction:.1e} (goal 0.5 s)")
+        print(
+            f"{seconds:6.3f} s  solve llama-3.1-405b, 12 schemes, loss <= {loss}: gap {solution.gap_fraction:.1e} (goal 0.5 s)"
+        )
 
 
 def bench_kernel_rows() -> None:

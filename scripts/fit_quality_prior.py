@@ -12,86 +12,44 @@ import csv
 import json
 import math
 import os
-import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from quality_cells import (
+    GGUF_TYPES,
+    KV_REFERENCE_B,
+    Cell,
+    Key,
+    accuracy_ratio,
+    kv_points,
+    lambada_ratio,
+    read_cells,
+)
+
+from codesign.errors import InputError
+from codesign.files import write_atomic
+from codesign.quality.families import family_of
+from codesign.quality.risk import risk
+from codesign.schemes.catalog import parse_scheme
 
 ROOT = Path(__file__).parent.parent
 PRIOR = ROOT / "codesign" / "quality" / "prior.json"
-Key = tuple[str, str]
 
-# Above this the model is broken and the size of d says nothing; below the resolution of the table d is rounding.
-COLLAPSE_NATS = 1.1
-NOISE_NATS = 0.0005
 TYPICAL_ERROR = 0.35
 HUBER = 1.5
 # Ridge weights, in numbers of typical cells: how many cells a factor needs before its data outweigh "no effect".
-RIDGE = {"global": 1e-6, "family": 0.5, "model": 0.5, "key": 0.02, "metric": 1.0}
+RIDGE = {"key": 0.001, "group": 0.001, "family": 0.5, "model": 1.4, "metric": 1.0}
+# Eight-bit weights lose about what the tables resolve: a model factor does not narrow their spread, so they have none.
+REFERENCE = "llama-2-7b"
+ENOUGH_ERRORS = 3
+ENOUGH_SOURCES = 4
+UNSCALED = {("W8A16", "rtn")}
 ANCHOR_KEY = ("W4A16-g128", "rtn")
-
-CORE_METRICS = {
-    "wikitext2_ppl_ctx2048", "wikitext2_ppl_ctx4096", "wikitext2_ppl_llamacpp_ctx512", "kld_vs_fp16_llamacpp_ctx512"
-}  # fmt: skip
-OTHER_METRICS = {
-    "wikitext_word_ppl_lmeval", "ppl_ctx1024_stride512", "ppl_mlx", "ppl_seqlen512", "lambada_ppl"
-}  # fmt: skip
-
-FAMILIES = {
-    r"llama-[12]-|yi-": "llama-2", r"llama-3": "llama-3", r"opt-": "opt", r"falcon": "falcon",
-    r"mi[sx]tral|zephyr|neural-chat": "mistral", r"phi-": "phi", r"qwen|deepseek-r1-distill-qwen": "qwen",
-    r"gemma": "gemma", r"pythia|redpajama": "pythia", r"stablelm": "stablelm", r"smollm": "smollm",
-}  # fmt: skip
-
-# A GGUF file of type _S is nearly all of one type, so it stands for that type; the others are mixes.
-GGUF_TYPES = {
-    "q8_0": "Q8_0", "q6_k": "Q6_K", "q5_k_s": "Q5_K", "q5_1": "Q5_1", "q5_0": "Q5_0", "q4_k_s": "Q4_K", "q4_1": "Q4_1",
-    "q4_0": "Q4_0", "iq4_nl": "IQ4_NL", "iq4_xs": "IQ4_XS", "q3_k_s": "Q3_K", "iq3_s": "IQ3_S", "iq3_xxs": "IQ3_XXS",
-    "q2_k_s": "Q2_K", "iq2_s": "IQ2_S", "iq2_xs": "IQ2_XS", "iq2_xxs": "IQ2_XXS",
-}  # fmt: skip
-NAMED_SCHEMES = {
-    "FP8 W8A8 per-tensor": "FP8", "FP8 W8A8 per-row": "FP8-channel", "FP8 W8A8 rowwise": "FP8-channel",
-    "MXFP8 W8A8": "MXFP8", "NVFP4 W4A4": "NVFP4", "FP6 W6A16": "MXFP6", "FP4 (E2M1) W4A16": "FP4-A16", "NF4": "NF4",
-    "INT8 W8A16": "W8A16", "INT8 W8A16 rowwise": "W8A16", "INT8 asym": "W8A16",
-    "INT8 W8A8": "W8A8", "INT8 W8A8 rowwise": "W8A8", "W8A8": "W8A8", "W8A8KV8 (per-tensor static KV)": "W8A8+KV8",
-    "W4A4KV16": "W4A4",
-    "MLX 4b (4.5 bpw)": "W4A16", "MLX 4b (5.0 bpw)": "W4A16", "W4A16KV16": "W4A16",
-    "INT4 W4A16": "W4A16", "UINT4 W4A16": "W4A16", "INT4 sym 100%": "W4A16", "INT4 sym W4A16": "W4A16",
-    "INT4 W4A8 (dyn)": "W4A8", "W4A8KV4": "W4A8", "W4A16": "W4A16", "W3A16": "W3A16", "W2A16": "W2A16", "W4A4": "W4A4",
-}  # fmt: skip
-GROUPED = {"W4A16", "W3A16", "W2A16", "W4A8", "W4A4"}
-# Left out: methods nobody deploys (GPTQ without act-order, mixed precision by channel, search variants).
-METHODS = {
-    "RTN": "rtn", "RTN minmax": "rtn", "RTN dyn": "rtn", "PTQ": "rtn", "uniform": "rtn", "torchao": "rtn",
-    "torchao dynamic": "rtn", "NNCF": "rtn", "NNCF data-free": "rtn", "GPTQ": "gptq", "GPTQ-R": "gptq",
-    "GPTQ act-order": "gptq", "AWQ": "awq", "OmniQuant": "omniquant", "AutoRound": "autoround",
-    "EfficientQAT": "efficientqat", "HQQ": "hqq", "QoQ": "qoq", "QuaRot": "quarot", "SpinQuant": "spinquant",
-    "Atom": "atom", "SmoothQuant": "smoothquant", "SmoothQuant dyn": "smoothquant", "llama.cpp": "llama.cpp",
-    "llama.cpp+imatrix(WT 10m)": "imatrix",
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One published result: the loss in nats, and the standard error that its printed digits leave in ln d."""
-
-    model: str
-    key: Key
-    metric: str
-    loss_nats: float
-    rounding: float
-    source: str
-    collapsed: bool = False
-
-    @property
-    def core(self) -> bool:
-        """Return whether the metric is WikiText-2 perplexity or divergence, not a relative of it."""
-        return self.metric in CORE_METRICS
 
 
 @dataclass(frozen=True)
@@ -103,10 +61,33 @@ class Fit:
 
     def ln_loss(self, cell: Cell, *, family: bool = True, model: bool = True) -> float:
         """Return the predicted ln d of a cell; unknown effects count as zero."""
-        names: list[tuple[str, Any]] = [("global", ""), ("key", cell.key), ("metric", cell.metric)]
-        names += [("family", family_of(cell.model))] if family else []
-        names += [("model", cell.model)] if model else []
-        return sum(self.effects.get(name, 0.0) for name in names)
+        skip = ({"family"} if not family else set()) | ({"model"} if not model else set())
+        return sum(self.effects.get(name, 0.0) * x for name, x in terms_of(cell) if name[0] not in skip)
+
+
+def terms_of(cell: Cell) -> list[tuple[tuple[str, Any], float]]:
+    """Return the effects that make up ln d of a cell, each with its multiplier."""
+    name, group, method = split_group(cell.key)
+    terms: list[tuple[tuple[str, Any], float]] = [(("key", (name, method)), 1.0)]
+    if group:
+        terms.append((("group", ""), math.log2(group / 128)))
+    if cell.key in UNSCALED:
+        return terms
+    terms += [(("family", family_of(cell.model)), 1.0), (("model", cell.model), 1.0)]
+    return terms if cell.core else [*terms, (("metric", cell.metric), 1.0)]
+
+
+def factor_key(key: Key) -> Key:
+    """Return the key of the factor that serves all group sizes."""
+    name, _, method = split_group(key)
+    return name, method
+
+
+def split_group(key: Key) -> tuple[str, int, str]:
+    """Return the scheme with its group size replaced by 128, that size (0 if there is none) and the method."""
+    name, dash, group = key[0].partition("-g")
+    size = 0 if not dash else 128 if group == "?" else int(group)
+    return (f"{name}-g128" if size else name), size, key[1]
 
 
 def reference_folder() -> Path:
@@ -114,77 +95,14 @@ def reference_folder() -> Path:
     return Path(os.environ.get("CODESIGN_REFERENCE_DATA", ROOT.parent / "shared"))
 
 
-def family_of(model: str) -> str:
-    """Return the family of a published model name, "other" if it is in none."""
-    return next((family for pattern, family in FAMILIES.items() if re.match(pattern, model.lower())), "other")
-
-
-def key_of(row: dict[str, str]) -> Key | None:
-    """Return our (scheme, method) of a row, None where it is none that we know or keep."""
-    scheme, method = row["scheme"], METHODS.get(re.sub(r" alpha=.*| iters=1K", "", row["method"]))
-    if scheme.startswith("GGUF "):
-        name = GGUF_TYPES.get(scheme[5:].lower(), scheme[5:])
-    else:
-        name = NAMED_SCHEMES.get(scheme, "")
-    if not name or method is None:
-        return None
-    if name in GROUPED and float(row["group_size"] or 0) > 0:
-        name += f"-g{float(row['group_size']):.0f}"
-    elif name in GROUPED and not row["group_size"]:
-        name += "-g?"
-    return name, method
-
-
-def excluded(row: dict[str, str]) -> bool:
-    """Return whether a row must not be fitted, for the reasons of docs/quality-prior.md."""
-    tuned = row["method"] == "EfficientQAT" and "Instruct" in row["model"]  # trained on: better than its 16 bits
-    jumbled = "AWQ's Mistral" in row["source"] or "PR #2821" in row["source"]
-    low_digits = row["scheme"] in ("GGUF q8_0", "GGUF q6_K") and "ppl" in row["metric"]  # perplexity under-reads
-    return tuned or jumbled or low_digits or not row["fp16_value"] or row["method"] == "FP16"
-
-
-def read_cells(rows: Sequence[dict[str, str]]) -> list[Cell]:
-    """Return the usable cells of the table; where a source prints divergence and perplexity, only the divergence."""
-    wanted = [row for row in rows if row["metric"] in CORE_METRICS | OTHER_METRICS and not excluded(row)]
-    digits: dict[tuple[str, str], int] = defaultdict(int)
-    for row in wanted:
-        place = (row["source"], row["metric"])
-        digits[place] = max(digits[place], *(len(row[name].partition(".")[2]) for name in ("value", "fp16_value")))
-    diverging = {(r["source"], r["model"], r["scheme"], r["method"]) for r in wanted if r["metric"].startswith("kld")}
-    cells = []
-    for row in wanted:
-        key = key_of(row)
-        doubled = (row["source"], row["model"], row["scheme"], row["method"]) in diverging
-        if key is not None and not (doubled and not row["metric"].startswith("kld")):
-            cells.append(_cell(row, key, 0.5 * 10.0 ** -digits[row["source"], row["metric"]]))
-    return cells
-
-
-def _cell(row: dict[str, str], key: Key, half_unit: float) -> Cell:
-    value, base = float(row["value"]), float(row["fp16_value"])
-    if row["metric"].startswith("kld"):
-        loss, rounding = value - base, half_unit
-    else:
-        loss, rounding = math.log(value / base), half_unit * (1 / value + 1 / base)
-    rounding = math.hypot(rounding, NOISE_NATS)
-    kept = max(loss, rounding)
-    return Cell(row["model"], key, row["metric"], kept, rounding / kept, row["source"], loss >= COLLAPSE_NATS)
-
-
 def fit(cells: Sequence[Cell]) -> Fit:
     """Return the additive fit of ln d: ridge regression, with Huber weights found in a fixed number of rounds."""
-    names: dict[tuple[str, Any], int] = {}
-    places = []
-    for cell in cells:
-        effects: list[tuple[str, Any]] = [
-            ("global", ""), ("key", cell.key), ("family", family_of(cell.model)), ("model", cell.model)
-        ]  # fmt: skip
-        if not cell.core:
-            effects.append(("metric", cell.metric))
-        places.append([names.setdefault(effect, len(names)) for effect in effects])
+    terms = [terms_of(cell) for cell in cells]
+    names = {name: index for index, name in enumerate(dict.fromkeys(name for row in terms for name, _ in row))}
     design = np.zeros((len(cells), len(names)))
-    for row, columns in enumerate(places):
-        design[row, columns] = 1.0
+    for index, row in enumerate(terms):
+        for name, x in row:
+            design[index, names[name]] = x
     ridge = np.diag([RIDGE[kind] for kind, _ in names])
     target = np.log([cell.loss_nats for cell in cells])
     error = np.hypot(TYPICAL_ERROR, [cell.rounding for cell in cells])
@@ -222,6 +140,18 @@ def leave_one_model_out(cells: Sequence[Cell], *, family: bool) -> tuple[list[fl
     return blind, anchored
 
 
+def between_source_errors(cells: Sequence[Cell]) -> dict[Key, list[float]]:
+    """Return ln errors by key, each predicted by a fit without any cell of its source; only of cells above rounding."""
+    errors: dict[Key, list[float]] = defaultdict(list)
+    for source in sorted({cell.source for cell in cells}):
+        fitted = fit([cell for cell in cells if cell.source != source])
+        for cell in cells:
+            name = factor_key(cell.key)
+            if cell.source == source and cell.resolved and ("key", name) in fitted.effects:
+                errors[name].append(math.log(cell.loss_nats) - fitted.ln_loss(cell))
+    return errors
+
+
 def leave_one_cell_out(cells: Sequence[Cell]) -> list[float]:
     """Return ln errors of core cells held out one by one, where model and key are seen elsewhere."""
     models, keys = Counter(cell.model for cell in cells), Counter(cell.key for cell in cells)
@@ -234,4 +164,223 @@ def leave_one_cell_out(cells: Sequence[Cell]) -> list[float]:
 
 
 def _judged(cell: Cell) -> bool:
-    return 0.002 < cell.loss_nats and cell.rounding < 0.5
+    return cell.loss_nats > 0.002 and cell.rounding < 0.5
+
+
+def spread_of(errors: Sequence[float], pooled: float) -> float:
+    """Return the half-width in ln d of the 80 % interval of one more source, `pooled` if there are too few errors.
+
+    Student's t, its quantile by Cornish and Fisher; the errors are of predictions, so their mean is not fitted.
+    """
+    count = len(errors)
+    if count < ENOUGH_ERRORS:
+        return pooled
+    z = 1.2816
+    quantile = z + (z**3 + z) / (4 * count) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * count**2)
+    return quantile * math.sqrt(sum(error**2 for error in errors) / count)
+
+
+def scheme_factors(cells: Sequence[Cell], fitted: Fit, model_half_width: float) -> dict[Key, dict[str, Any]]:
+    """Return for every (scheme, method) its factor at the reference model and what it rests on.
+
+    Keys with fewer than `ENOUGH_SOURCES` sources get the wider of the models' interval and their own.
+    """
+    errors = between_source_errors(cells)
+    pooled = math.log(percentiles(error for row in errors.values() for error in row)[1])
+    groups: dict[Key, list[Cell]] = defaultdict(list)
+    residuals: dict[Key, list[float]] = defaultdict(list)
+    for cell, residual in zip(cells, fitted.residuals, strict=True):
+        groups[factor_key(cell.key)].append(cell)
+        residuals[factor_key(cell.key)].append(residual)
+    factors = {}
+    for key, members in sorted(groups.items()):
+        sources = sorted({cell.source for cell in members})
+        half_width = max(model_half_width, math.log(percentiles(residuals[key])[1]))
+        if len(sources) < ENOUGH_SOURCES:
+            half_width = max(half_width, spread_of(errors.get(key, []), pooled))
+        factors[key] = {
+            "loss_nats": math.exp(fitted.effects["key", key] + (0.0 if key in UNSCALED else reference(fitted))),
+            "factor_80": math.exp(half_width),
+            "cells": len(members),
+            "sources": [source.partition(" (")[0] for source in sources],
+            "note": "",
+        }
+    return factors
+
+
+def reference(fitted: Fit) -> float:
+    """Return the ln factor of the reference model, to which all factors are relative."""
+    return fitted.effects["family", family_of(REFERENCE)] + fitted.effects["model", REFERENCE]
+
+
+def derived_factors(rows: Sequence[dict[str, str]], factors: dict[Key, dict[str, Any]]) -> dict[Key, dict[str, Any]]:
+    """Return factors of schemes that have no perplexity of their own, by ratio inside one source or by relation."""
+
+    def derive(origin: Key, ratio: float, note: str, widen: float = 1.0) -> dict[str, Any]:
+        base = factors[origin]
+        wider = base["factor_80"] * widen
+        return {**base, "loss_nats": base["loss_nats"] * ratio, "factor_80": wider, "note": note}
+
+    mxfp4 = accuracy_ratio(rows, "MXFP4 W4A4", "NVFP4 W4A4")
+    nf4 = 0.8 * lambada_ratio(rows)
+    made = {
+        ("MXFP4", "rtn"): derive(("NVFP4", "rtn"), mxfp4, "ratio of accuracy losses to NVFP4", 1.5),
+        ("NF4", "rtn"): derive(ANCHOR_KEY, nf4, "ratio of LAMBADA losses to a mix with 80 % of W4A16", 1.5),
+        ("FP8-block", "rtn"): derive(("FP8-channel", "rtn"), 1.0, "taken as FP8-channel"),
+        ("W8A8-static", "smoothquant"): derive(("W8A8+KV8", "smoothquant"), 1.0, "includes an 8-bit KV cache"),
+    }
+    for name in ("MXFP4-A16", "NVFP4-A16"):
+        made[name, "rtn"] = derive(("FP4-A16", "rtn"), 1.0, "4-bit float of unstated block size")
+    for key in factors:
+        if key[1] == "llama.cpp" and key[0] in GGUF_TYPES.values():
+            matrix = factors.get((key[0], "imatrix"))
+            if matrix is None or matrix["loss_nats"] > factors[key]["loss_nats"]:
+                made[key[0], "imatrix"] = derive(key, 1.0, "taken as without an importance matrix")
+    if factors["MXFP6", "rtn"]["loss_nats"] < factors["MXFP8", "rtn"]["loss_nats"]:
+        made["MXFP6", "rtn"] = derive(("MXFP8", "rtn"), 1.0, "measured below MXFP8, so taken as it")
+    for key, factor in factors.items():
+        if key[1] == "qoq":
+            factor["note"] = "includes a 4-bit KV cache"
+    return made
+
+
+def kv_factors(rows: Sequence[dict[str, str]]) -> dict[str, Any]:
+    """Return losses of KV formats at the reference size, the exponent of the parameter count and the 80 % factor.
+
+    4 bits: Theil-Sen line of ln d over ln parameters. 8 bits: the same slope, for want of points.
+    """
+    points = kv_points(rows)
+    four = points["int4"]
+    slope = float(np.median([(d - c) / (b - a) for i, (a, c) in enumerate(four) for b, d in four[i + 1 :] if b > a]))
+    level = {name: float(np.median([y - slope * x for x, y in found])) for name, found in points.items()}
+    errors = [y - slope * x - level[name] for name, found in points.items() for x, y in found]
+    return {
+        "reference_parameters": KV_REFERENCE_B * 1e9,
+        "exponent": rounded(slope),
+        "factor_80": rounded(math.exp(spread_of(errors, 0.0))),
+        "loss_nats": {name: rounded(math.exp(value)) for name, value in level.items()},
+        "cells": {name: len(found) for name, found in points.items()},
+    }
+
+
+def rounded(value: float) -> float:
+    """Return four significant digits, so that the file does not depend on the last bits of a solver."""
+    return float(f"{value:.4g}")
+
+
+def model_factors(cells: Sequence[Cell], fitted: Fit) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return factors of models and of families relative to the reference model, with counts."""
+    base = reference(fitted)
+    scaled = [cell for cell in cells if cell.key not in UNSCALED]
+    per_model = Counter(cell.model for cell in scaled)
+    core = Counter(cell.model for cell in scaled if cell.core)
+    well_measured = Counter(family_of(model) for model, count in core.items() if count > 1)
+    family = {name: fitted.effects.get(("family", name), 0.0) for name in sorted({family_of(m) for m in per_model})}
+    models = {
+        model: {
+            "factor": rounded(math.exp(family[family_of(model)] + fitted.effects["model", model] - base)),
+            "cells": n,
+        }
+        for model, n in sorted(per_model.items())
+    }
+    families = {
+        name: {"factor": rounded(math.exp(value - base)), "models": well_measured[name]}
+        for name, value in family.items()
+        if name != "other"
+    }
+    families["other"] = {"factor": rounded(math.exp(-base)), "models": 0}
+    return models, families
+
+
+def risky_cells(cells: Sequence[Cell]) -> dict[str, dict[str, list[str]]]:
+    """Return which models were measured, and which collapsed, with keys that must not be predicted for others."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for cell in sorted((c for c in cells if is_scheme(c.key[0])), key=lambda c: (c.key, c.model)):
+        place = found.setdefault(" ".join(cell.key), {"measured": [], "collapsed": []})
+        names = place["collapsed" if cell.collapsed else "measured"]
+        if cell.model not in names:
+            names.append(cell.model)
+    return {key: place for key, place in found.items() if place["collapsed"] or is_risky(*key.rsplit(" ", 1))}
+
+
+def is_risky(name: str, method: str) -> bool:
+    """Return whether the loss must not be predicted for unmeasured models."""
+    return risk(parse_scheme(name), method) is not None
+
+
+def fit_prior(rows: Sequence[dict[str, str]]) -> dict[str, Any]:
+    """Return the content of prior.json."""
+    everything = read_cells(rows)
+    cells = [cell for cell in everything if not cell.collapsed]
+    fitted = fit(cells)
+    by_family, anchored = leave_one_model_out(cells, family=True)
+    unrelated, _ = leave_one_model_out(cells, family=False)
+    errors = {
+        "in sample": [r for c, r in zip(cells, fitted.residuals, strict=True) if c.core and _judged(c)],
+        "cell": leave_one_cell_out(cells), "family": by_family, "global": unrelated, "anchored": anchored
+    }  # fmt: skip
+    bands = {name: [rounded(value) for value in percentiles(found)] for name, found in errors.items()}
+    factors = scheme_factors(cells, fitted, math.log(bands["cell"][1]))
+    factors |= derived_factors(rows, factors)
+    models, families = model_factors(cells, fitted)
+    return {
+        "format_version": 1,
+        "reference_model": REFERENCE,
+        "cells": len(cells),
+        "error_factors_50_80_90": bands,
+        "error_counts": {name: len(found) for name, found in errors.items()},
+        "resolution_nats": rounded(float(np.median([c.rounding * c.loss_nats for c in cells if c.core]))),
+        "group_exponent": rounded(fitted.effects["group", ""] / math.log(2)),
+        "unscaled": [" ".join(key) for key in sorted(UNSCALED)],
+        "models": models,
+        "families": families,
+        "schemes": [
+            {"scheme": name, "method": method, **_rounded_numbers(factor)}
+            for (name, method), factor in sorted(factors.items())
+            if is_scheme(name)
+        ],
+        "risky": risky_cells(everything),
+        "kv": kv_factors(rows),
+    }
+
+
+def _rounded_numbers(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: rounded(value) if isinstance(value, float) else value for name, value in row.items()}
+
+
+def is_scheme(name: str) -> bool:
+    """Return whether we have a scheme of that name; file mixes and unstated groups only help to fit models."""
+    try:
+        parse_scheme(name)
+    except InputError:
+        return False
+    return True
+
+
+def report(prior: dict[str, Any]) -> str:
+    """Return the error table and the factors as text."""
+    lines = [
+        f"{prior['cells']} cells, {len(prior['models'])} models",
+        "error factor on d          count   50 %   80 %   90 %",
+    ]
+    bands = prior["error_factors_50_80_90"]
+    for name, row in bands.items():
+        count = prior["error_counts"][name]
+        lines.append(f"{name:<26} {count:5d} " + " ".join(f"{value:6.2f}" for value in row))
+    lines += [f"{row['scheme']:<12} {row['method']:<13} {row['loss_nats']:.4g} x{row['factor_80']:.2f} n={row['cells']}"
+              for row in prior["schemes"]]  # fmt: skip
+    lines += [f"{name:<32} {row['factor']:.2f}" for name, row in prior["families"].items()]
+    return "\n".join([*lines, f"KV {prior['kv']}"])
+
+
+def main() -> None:
+    """Fit, print and, unless asked not to, write."""
+    with (reference_folder() / "facts" / "published_accuracy.csv").open(newline="", encoding="utf-8") as stream:
+        prior = fit_prior(list(csv.DictReader(stream)))
+    print(report(prior))
+    if "--check" not in sys.argv[1:]:
+        write_atomic(PRIOR, json.dumps(prior, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

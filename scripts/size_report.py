@@ -21,7 +21,9 @@ def main() -> int:
             broken = True
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                lengths.append((node.end_lineno - node.lineno + 1, f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"))
+                lengths.append(
+                    (node.end_lineno - node.lineno + 1, f"{path.relative_to(ROOT)}:{node.lineno} {node.name}")
+                )
     lengths.sort()
     p90 = lengths[int(len(lengths) * 0.9)][0]
     median = lengths[len(lengths) // 2][0]

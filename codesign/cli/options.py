@@ -97,6 +97,7 @@ def setting_from(given: dict[str, Any], model: Any) -> Setting:
         kv=given["kv"].strip().lower(),
         schemes=name_list(given.get("schemes", "")),
         method=given.get("method", ""),
+        anchor=given.get("anchor", ""),
         quality_file=given.get("quality_file"),
         allow_unknown_quality=given.get("allow_unknown_quality", False),
     )

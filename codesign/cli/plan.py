@@ -78,6 +78,7 @@ def budget_options(function: Any) -> Any:
 @click.option("--kv", default="", metavar="FORMAT|auto", help="KV cache format; auto lets the planner choose.")
 @click.option("--schemes", default="", metavar="LIST", help="Consider only these, such as W4A16-g128,W8A8.")
 @click.option("--method", default="", help="Quantization method of the quality prior, such as rtn, gptq or awq.")
+@click.option("--anchor", default="", metavar="SCHEME:METHOD=NATS", help="One measured loss, which narrows the prior.")
 @click.option("--quality", "quality_file", metavar="FILE", help="Measured losses instead of the published prior.")
 @click.option("--allow-unknown-quality", is_flag=True, help="Also consider schemes whose loss nobody measured.")
 @click.option("--pareto", metavar="A,B", help="Also the front between two criteria, such as tpot,quality.")

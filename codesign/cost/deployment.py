@@ -80,8 +80,21 @@ def uniform_assignment(where: Deployment, scheme: Scheme, kv_name: str = "") -> 
     if scheme not in schemes:
         reason = next(text for text in problems.values() if text)
         raise CapabilityError(f"{scheme} fits no layer of {where.model.name} on {hardware.name}: {reason}")
-    kv = parse_kv(kv_name) if kv_name else candidate_kv_formats(hardware, where.target.library)[0]
-    return Assignment(groups, schemes, schemes[-1], kv)
+    return Assignment(groups, schemes, schemes[-1], kv_format(where.target, kv_name))
+
+
+def kv_format(target: Target, name: str = "") -> KvFormat:
+    """Return the KV format of that name, the 16-bit one without a name; CapabilityError if the library lacks it."""
+    known = candidate_kv_formats(target.hardware, target.library)
+    if not name:
+        return known[0]
+    wanted = parse_kv(name)
+    if wanted.quantized and wanted not in known:
+        names = ", ".join(kv.name for kv in known)
+        raise CapabilityError(
+            f"{target.library} has no {wanted} KV cache on {target.hardware.name} that we know of; it has {names}."
+        )
+    return wanted
 
 
 def unique_groups(groups: tuple[FusedGroup, ...]) -> tuple[FusedGroup, ...]:

@@ -18,7 +18,7 @@ PLAN_BYTES_MAX = 64 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class GroupPlan:
-    """The decision for one fused group; `loss_nats` is None where no loss is known."""
+    """The decision for one fused group; `loss_nats` is None where no loss is known, `method` is what it assumes."""
 
     block_index: int | None
     name: str
@@ -29,6 +29,7 @@ class GroupPlan:
     prefill_s: Prediction
     bound: str
     loss_nats: Prediction | None
+    method: str
     reason: str
 
 

@@ -12,15 +12,17 @@ from codesign.cost.inference import InferencePrediction, predict_inference
 from codesign.cost.kernels import DATASHEET_GAIN_INTERVAL
 from codesign.cost.prediction import Prediction, add_predictions
 from codesign.cost.step import decode_step, prefill_step
+from codesign.model.groups import FusedGroup
 from codesign.plan.explain import gain_steps, group_reasons, scheme_mix
 from codesign.plan.file import FORMAT_VERSION, GroupPlan, ParetoFront, ParetoPoint, Plan, Refusal, Totals
 from codesign.plan.planner import Choices, Costs, build_problem, gather_costs
 from codesign.plan.problem import Criterion, PlanProblem, Solution
 from codesign.plan.solve import pareto_front, solve
-from codesign.quality.prior import perplexity_ratio
+from codesign.quality.estimate import perplexity_ratio
 from codesign.schemes.capability import candidate_kv_formats, refused_schemes
 from codesign.schemes.kv import KvFormat
-from codesign.units import format_gib, format_percent, significant
+from codesign.schemes.scheme import Scheme
+from codesign.units import format_gib, format_percent
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ def make_plan(request: PlanRequest) -> Plan:
         decode_gain_steps=gain_steps(deployment, plan, baseline, decode),
         prefill_gain_steps=gain_steps(deployment, plan, baseline, prefill),
         break_even=break_evens(deployment, costs, baseline),
-        refused=tuple(Refusal(s.name, why) for s, why in refused_schemes(target.hardware, target.library)),
+        refused=_refused(deployment, choices),
         pareto=_pareto(request, costs, problem),
         gap_fraction=solution.gap_fraction,
         warnings=request.warnings,
@@ -98,6 +100,14 @@ def _totals(predicted: InferencePrediction) -> Totals:
         largest_batch=predicted.largest_batch,
         largest_context_tokens=predicted.largest_context_tokens,
     )
+
+
+def _refused(deployment: Deployment, choices: Choices) -> tuple[Refusal, ...]:
+    """Return what was not considered: what does not run there, and what nobody measured."""
+    target = deployment.target
+    cannot = [Refusal(s.name, why) for s, why in refused_schemes(target.hardware, target.library)]
+    unknown = [] if choices.allow_unknown_quality else list((choices.quality.unknown or {}).items())
+    return (*cannot, *(Refusal(name, f"Quality unknown: {why}") for name, why in unknown))
 
 
 def _total_loss(costs: Costs, solution: Solution) -> Prediction | None:
@@ -128,7 +138,7 @@ def verdict(
     """
     predicted, unquantized = predictions
     weights = np.array([group.weight_count for group in plan.groups], dtype=float)
-    faster = gain(unquantized.tpot_s, predicted.tpot_s)
+    faster, prefill = gain(unquantized.tpot_s, predicted.tpot_s), gain(unquantized.ttft_s, predicted.ttft_s)
     need, capacity = predicted.memory.total_bytes, predicted.capacity_bytes
     fits = f"{format_gib(need)} of {format_gib(capacity)}, it fits"
     if not predicted.fits:
@@ -141,9 +151,13 @@ def verdict(
         quality = f"perplexity +{value} ({low} to {high})"
     return (
         f"Run {scheme_mix(weights, plan.schemes)} of the weights with the KV cache in {plan.kv.name}: "
-        f"{significant(faster.value)}x the decode speed of {baseline_name} "
-        f"({significant(faster.low)} to {significant(faster.high)}x), {fits}, {quality}."
+        f"{_times(faster)} the decode speed of {baseline_name} and {_times(prefill)} its prefill speed; "
+        f"{fits}; {quality}."
     )
+
+
+def _times(ratio: Prediction) -> str:
+    return f"{ratio.value:.2f}x ({ratio.low:.2f} to {ratio.high:.2f}x)"
 
 
 def _group_plans(request: PlanRequest, costs: Costs, problem: PlanProblem, solution: Solution) -> tuple[GroupPlan, ...]:
@@ -163,10 +177,16 @@ def _group_plans(request: PlanRequest, costs: Costs, problem: PlanProblem, solut
                 prefill_s=prefill.of_group(g),
                 bound=decode.bound[g],
                 loss_nats=costs.choices.quality.group_loss(group.key, schemes[s].name),
+                method=_method(costs, group, schemes[s]),
                 reason=reasons[g],
             )
         )
     return tuple(plans)
+
+
+def _method(costs: Costs, group: FusedGroup, scheme: Scheme) -> str:
+    estimate = costs.choices.quality.estimate(group.key, scheme.name)
+    return "" if estimate is None or not scheme.quantized else estimate.method
 
 
 def break_evens(deployment: Deployment, costs: Costs, baseline: Assignment) -> tuple[BreakEven, ...]:

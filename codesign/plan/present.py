@@ -58,16 +58,17 @@ def group_rows(plan: Plan, *, every_group: bool) -> Table:
     for label, members in merged_groups(plan.groups, every_group):
         time_s = sum(member.decode_s.value for member in members)
         losses = [member.loss_nats.value for member in members if member.loss_nats is not None]
+        first = members[0]
         rows.append(
             (
                 label,
-                members[0].scheme,
-                significant(members[0].bits_per_weight),
+                f"{first.scheme} ({first.method})" if first.method else first.scheme,
+                significant(first.bits_per_weight),
                 format_gib(sum(member.memory_bytes for member in members)),
                 format_percent(time_s / plan.totals.tpot_s.value),
-                members[0].bound,
+                first.bound,
                 f"{sum(losses):.4f}" if len(losses) == len(members) else "unknown",
-                members[0].reason,
+                first.reason,
             )
         )
     headers = ("layers", "scheme", "bits", "memory", "decode time", "bound", "loss, nats", "why")
@@ -165,5 +166,5 @@ def footnote(plan: Plan) -> str:
     proven = "proven optimal" if plan.gap_fraction <= 1e-6 else f"within {plan.gap_fraction:.1e} of optimal"
     return (
         f"The plan is {proven} for these predictions. Origin datasheet: rates of the profile, not measured kernels. "
-        f"Quality: {plan.method}."
+        "Losses are priors from published tables for the method in brackets, unless a measured file was given."
     )

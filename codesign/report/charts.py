@@ -84,25 +84,27 @@ def bits_by_layer(groups: tuple[GroupPlan, ...]) -> go.Figure:
 def time_parts(plan: Plan) -> go.Figure:
     """Return the predicted times of plan and baseline with their intervals."""
     figure = go.Figure()
-    names = ("time to first token", "time per output token")
+    names = ("first token", "per output token")
     for label, totals, colour in (
         (plan.baseline_scheme, plan.baseline, PALETTE[5]),
         ("this plan", plan.totals, PALETTE[0]),
     ):
         times = (totals.ttft_s, totals.tpot_s)
-        figure.add_bar(
-            x=names,
-            y=[time.value * MILLISECONDS for time in times],
+        figure.add_scatter(
+            x=[time.value * MILLISECONDS for time in times],
+            y=[f"{name}, {label}" for name in names],
+            mode="markers",
             name=label,
-            marker={"color": colour},
-            error_y={
+            marker={"color": colour, "size": 12},
+            error_x={
                 "type": "data",
                 "array": [(time.high - time.value) * MILLISECONDS for time in times],
                 "arrayminus": [(time.value - time.low) * MILLISECONDS for time in times],
             },
         )
-    figure.update_yaxes(type="log")
-    return styled(figure, f"Predicted times, with {ERROR_SPAN}", "", "milliseconds")
+    figure.update_xaxes(type="log")
+    figure.update_yaxes(categoryorder="category descending", automargin=True)
+    return styled(figure, f"Predicted times, with {ERROR_SPAN}", "milliseconds", "")
 
 
 def break_even_bars(plan: Plan) -> go.Figure:

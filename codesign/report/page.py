@@ -30,7 +30,7 @@ def figure_html(figure: "Figure", name: str) -> str:
         full_html=False,
         include_plotlyjs=False,
         div_id=f"figure-{name}",
-        config={"displaylogo": False, "responsive": True},
+        config={"displayModeBar": False, "responsive": True},
     )
     return text
 

@@ -109,8 +109,8 @@ _VLLM = Library(
         Refusal(("w4a8",), _NVIDIA, "vLLM multiplies int4 weights with int8 activations on Arm CPUs only",
                 "vLLM docs, llm_compressor/int8_w4a8.md; int4 x fp8 on Hopper is another scheme"),
     ),
-    candidates=(
-        (_ANYWHERE, ("W8A16", "W8A8", "W4A16-g128", "W4A16-g32", "W4A8-g128", "W3A16-g128", "MXFP4-A16")),
+    candidates=(  # 3 and 2 bits only on request: their kernels are older than Marlin, which rates do not show
+        (_ANYWHERE, ("W8A16", "W8A8", "W4A16-g128", "W4A16-g32", "W4A8-g128", "MXFP4-A16")),
         *_NATIVE_FLOATS,
     ),
     kv_formats=("bf16", "fp16", "fp8", "fp8_e5m2"),
@@ -223,7 +223,8 @@ _LLAMA_CPP = Library(
         Kernels((*_FLOATS, *_GGUF), Where(vendors=("apple",)), "ggml-org/llama.cpp: ggml-metal and ggml-cpu"),
     ),
     refusals=(),
-    candidates=((_ANYWHERE, ("Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q4_0", "IQ4_XS", "Q3_K", "IQ3_S", "Q2_K")),),
+    # Codebook types below 4 bits only on request: their table look-ups are slow on CPUs, which rates do not show.
+    candidates=((_ANYWHERE, ("Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q4_0", "IQ4_XS", "Q3_K", "Q2_K")),),
     kv_formats=("bf16", "fp16", "q8_0", "q4_0"),
     quantizes_embedding=True, quantizes_head=True,
     source="llama.cpp tools/quantize: token_embd and output get types of their own; norms and routers stay in 32 bits",

@@ -61,9 +61,9 @@ def test_marlin_ideal_speed_up_of_group_128():
 
 
 def test_gpt_fast_moves_13_32_gb_per_token():
-    """README of pytorch-labs/gpt-fast, Llama-2-7B bf16, batch 1: 1397.31 GB/s / 104.9 tokens/s, about 208 tokens cached.
+    """README of pytorch-labs/gpt-fast, Llama-2-7B bf16, batch 1: 1397.31 GB/s / 104.9 tokens/s.
 
-    Element-wise traffic stays in cache there and is left out.
+    About 208 tokens are cached. Element-wise traffic stays in cache there and is left out.
     """
     model, bf16 = codesign.load_model("llama-2-7b"), parse_scheme("BF16")
     groups = fused_groups(model)
@@ -75,7 +75,7 @@ def test_gpt_fast_moves_13_32_gb_per_token():
 
 
 def test_llama_2_7b_cache():
-    """2 x 32 blocks x 4,096 x 2 bytes = 524,288 bytes per token in FP16, half in INT8, 1 GiB at 2,048; user-supplied."""
+    """524,288 bytes per token in FP16 (2 x 32 x 4,096 x 2), half in INT8, 1 GiB at 2,048; user-supplied."""
     model = codesign.load_model("llama-2-7b")
     assert kv_bytes(model, parse_kv("fp16"), 1, 1) == 524_288
     assert 2 * data_bytes_per_token(parse_kv("int8"), model.kv_elements_per_token) == 524_288

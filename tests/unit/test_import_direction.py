@@ -13,7 +13,9 @@ def imported_modules(path: Path) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("codesign"):
-            found |= {f"{node.module}.{alias.name}" if node.module == "codesign" else node.module for alias in node.names}
+            found |= {
+                f"{node.module}.{alias.name}" if node.module == "codesign" else node.module for alias in node.names
+            }
         elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names if alias.name.startswith("codesign")}
     return found

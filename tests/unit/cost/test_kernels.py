@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from machines import round_hardware
 from hypothesis import given
 from hypothesis import strategies as st
+from machines import round_hardware
 
 from codesign.cost.arrays import as_floats
 from codesign.cost.attention import AttentionShape, attention, block_attention, latent_attention
@@ -39,7 +39,8 @@ def test_dequantization_makes_weight_only_schemes_slower_at_large_batch():
 
 def test_dynamic_activations_cost_one_more_launch():
     dynamic, static = (
-        gemm(LAUNCHING, parse_scheme(name), as_floats(1), as_floats(4096), as_floats(4096)) for name in ("W8A8", "W8A8-static")
+        gemm(LAUNCHING, parse_scheme(name), as_floats(1), as_floats(4096), as_floats(4096))
+        for name in ("W8A8", "W8A8-static")
     )
     assert float(dynamic.time.fixed_s) == pytest.approx(2 * float(static.time.fixed_s))
 
@@ -87,7 +88,9 @@ def test_expert_parallelism_divides_the_work():
 
 def decode(kv="bf16", **changes) -> float:
     shape = {"batch": 4, "query_tokens": 1, "kv_tokens": 8192, "heads": 32, "kv_heads": 8, "head_dim": 128} | changes
-    return float(attention(TARGET, parse_kv(kv), AttentionShape(**{k: as_floats(v) for k, v in shape.items()})).predicted_s)
+    return float(
+        attention(TARGET, parse_kv(kv), AttentionShape(**{k: as_floats(v) for k, v in shape.items()})).predicted_s
+    )
 
 
 def test_decode_attention_reads_the_cache():
@@ -108,7 +111,9 @@ def test_a_window_limits_decode_to_itself():
     windowed, full = Attention(32, 8, 128, window_tokens=1024), Attention(32, 8, 128)
     kv = parse_kv("bf16")
     short = block_attention(TARGET, kv, full, 1, 1, 1024).predicted_s
-    assert float(block_attention(TARGET, kv, windowed, 1, 1, 30000).predicted_s) == pytest.approx(float(short), rel=0.01)
+    assert float(block_attention(TARGET, kv, windowed, 1, 1, 30000).predicted_s) == pytest.approx(
+        float(short), rel=0.01
+    )
 
 
 def test_latent_decode_reads_the_compressed_cache():
