@@ -28,14 +28,14 @@ def load_model(name_or_path: str | os.PathLike[str]) -> Model:
 
 def load_model_with_warnings(name_or_path: str | os.PathLike[str]) -> tuple[Model, tuple[str, ...]]:
     """Return a model and what its reader should know, such as code named by the config that is never loaded."""
-    path = _path(name_or_path)
-    if path is None:
-        return _load_catalog_model(resolve_model_name(os.fspath(name_or_path))), ()
-    where = _shown(str(path))
-    text = read_text(path, MAX_CONFIG_BYTES, "model config")
-    values = parse_json(text, where, MAX_CONFIG_DEPTH)
-    model = build_model(values, where)
-    return replace(model, name=_shown(path.resolve().parent.name) or model.name), config_warnings(values, where)
+    given = os.fspath(name_or_path)
+    if isinstance(name_or_path, str):
+        name = _known_name(given)
+        if name is None and not _is_path(given):
+            name = resolve_model_name(given)
+        if name is not None:
+            return _load_catalog_model(name), ()
+    return _load_file(given)
 
 
 def list_models() -> tuple[str, ...]:
@@ -45,13 +45,10 @@ def list_models() -> tuple[str, ...]:
 
 def resolve_model_name(name: str) -> str:
     """Return the catalog name of a model given by name, alias or Hugging Face id, in any case and with `_` or `-`."""
-    wanted = _normal_name(name)
-    if wanted in list_models():
-        return wanted
-    known = _other_names()
-    if wanted in known:
-        return known[wanted]
-    hint = did_you_mean(wanted[:80], (*list_models(), *known))
+    known = _known_name(name)
+    if known is not None:
+        return known
+    hint = did_you_mean(_normal_name(name)[:80], (*list_models(), *_other_names()))
     raise InputError(
         f'No model is called "{_shown(name)}".{hint} Run "codesign model list" for all names, '
         "or give the path of a config.json or of the folder that holds it."
@@ -64,21 +61,24 @@ def read_entry(name: str) -> Mapping[str, Any]:
     return entry
 
 
-def _path(name_or_path: str | os.PathLike[str]) -> Path | None:
-    """Return the config.json meant, None if a catalog name or id is meant."""
-    given = os.fspath(name_or_path)
-    if isinstance(name_or_path, str) and _is_known(given):
-        return None
-    looks_like_path = not isinstance(name_or_path, str) or given.endswith(".json") or given.startswith((".", "/", "~"))
-    if "\0" in given or not (looks_like_path or os.path.exists(given)):
-        return None
-    path = Path(given).expanduser()
-    return path / "config.json" if os.path.isdir(path) else path
-
-
-def _is_known(name: str) -> bool:
+def _known_name(name: str) -> str | None:
     wanted = _normal_name(name)
-    return wanted in list_models() or ("." not in wanted[:1] and wanted in _other_names())
+    return wanted if wanted in list_models() else _other_names().get(wanted)
+
+
+def _is_path(given: str) -> bool:
+    return given.endswith(".json") or given.startswith((".", "/", "~")) or os.path.exists(given)
+
+
+def _load_file(given: str) -> tuple[Model, tuple[str, ...]]:
+    if "\0" in given:
+        raise InputError(f"{_shown(given)}: a path cannot hold a zero byte.")
+    path = Path(given).expanduser()
+    path = path / "config.json" if path.is_dir() else path
+    where = _shown(str(path))
+    values = parse_json(read_text(path, MAX_CONFIG_BYTES, "model config"), where, MAX_CONFIG_DEPTH)
+    model = build_model(values, where)
+    return replace(model, name=_shown(path.resolve().parent.name) or model.name), config_warnings(values, where)
 
 
 @lru_cache(maxsize=64)

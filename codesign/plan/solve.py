@@ -2,24 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import Bounds, LinearConstraint, linprog, milp
-from scipy.sparse import csr_array
 
 from codesign.cost.arrays import FloatArray
 from codesign.errors import InfeasibleError
 from codesign.plan.problem import Criterion, PlanProblem, Solution
 
-PROVEN_GAP = 1e-7
-ROUGH_GAP = 1e-4
-# Nodes are limited instead of seconds, so that the same problem gives the same plan on every machine; the gap that is
-# left is printed. A node costs time in proportion to the options that remain.
-NODES_TIMES_CELLS = 1_000_000
+if TYPE_CHECKING:
+    from codesign.plan.integer import IntegerProgram
+
 # HiGHS accepts a constraint that is exceeded by 1e-6; budgets are exact, so the solver gets a slightly smaller one.
 SOLVER_SLACK = 1.5e-6
-GOAL_SCALE = 1e3  # HiGHS stops at an absolute gap of 1e-6; the objective is scaled well above it
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +99,9 @@ def _minimise(
     problem: PlanProblem, objective: Criterion, budgets: Mapping[Criterion, float], slack: float = SOLVER_SLACK
 ) -> Solution | None:
     """Return the best solution within the budgets, or None if there is none."""
+    unbound = _unbound(problem, objective, budgets)
+    if unbound is not None:
+        return unbound
     used = tuple(dict.fromkeys((objective, *budgets)))
     classes = _classes(problem, used)
     choice = _choose(problem, classes, objective, budgets, slack)
@@ -115,6 +114,20 @@ def _minimise(
     if any(values[c] > limit * (1 + 1e-12) + 1e-300 for c, limit in budgets.items()):
         return None
     return Solution(picked, kv_choice, gap, values)
+
+
+def _unbound(problem: PlanProblem, objective: Criterion, budgets: Mapping[Criterion, float]) -> Solution | None:
+    """Return each group's best option if together they meet every budget: then nothing can be better."""
+    if not problem.allowed.any(axis=1).all() or not problem.kv_allowed.any():
+        return None
+    terms = problem.terms[objective]
+    cost = np.where(problem.allowed, terms.by_group, np.inf)
+    choice = cost.argmin(axis=1)
+    kv_choice = int(np.where(problem.kv_allowed, terms.by_kv, np.inf).argmin())
+    values = {criterion: one.value(choice, kv_choice) for criterion, one in problem.terms.items()}
+    if any(not values[criterion] <= limit for criterion, limit in budgets.items()):
+        return None
+    return Solution(choice, kv_choice, 0.0, values)
 
 
 def _classes(problem: PlanProblem, used: tuple[Criterion, ...]) -> Classes:
@@ -144,8 +157,10 @@ def _choose(
         return None
     cells = np.nonzero(classes.keep)
     kv_index = np.flatnonzero(problem.kv_allowed)
-    program = _program(problem, classes, objective, budgets, slack)
-    solved = _branch_and_bound(program)
+    # Many plans are settled before HiGHS is needed, and importing scipy takes longer than making such a plan.
+    from codesign.plan.integer import branch_and_bound
+
+    solved = branch_and_bound(_program(problem, classes, objective, budgets, slack))
     if solved is None:
         return None
     x, gap = solved
@@ -154,21 +169,13 @@ def _choose(
     return choice, int(kv_index[int(np.argmax(x[len(cell_class) :]))]), gap
 
 
-@dataclass(frozen=True, slots=True)
-class IntegerProgram:
-    """Minimise goal · x with `equal` x = `exactly` and `budget` x <= `room`, 0 <= x <= upper, x integer."""
-
-    goal: FloatArray
-    upper: FloatArray
-    equal: csr_array
-    exactly: FloatArray
-    budget: csr_array
-    room: FloatArray
-
-
 def _program(
     problem: PlanProblem, classes: Classes, objective: Criterion, budgets: Mapping[Criterion, float], slack: float
-) -> IntegerProgram:
+) -> "IntegerProgram":
+    from scipy.sparse import csr_array
+
+    from codesign.plan.integer import GOAL_SCALE, IntegerProgram
+
     cell_class, cell_scheme = np.nonzero(classes.keep)
     kv_index = np.flatnonzero(problem.kv_allowed)
     group_of_cell = classes.representative[cell_class]
@@ -193,61 +200,6 @@ def _program(
         budget=csr_array(np.array(rows).reshape(len(rows), len(owner))),
         room=np.array(room),
     )
-
-
-def _branch_and_bound(program: IntegerProgram) -> tuple[FloatArray, float] | None:
-    """Return x and the proven relative gap, or None if infeasible.
-
-    A rough solution bounds the objective; every variable whose reduced cost in the linear relaxation exceeds the
-    distance between the two cannot be part of a better one and is dropped before the exact search.
-    """
-    rough = _milp(program, ROUGH_GAP)
-    if rough is None or rough[1] <= PROVEN_GAP:
-        return rough
-    relaxed = linprog(
-        program.goal,
-        A_ub=program.budget if len(program.room) else None,
-        b_ub=program.room if len(program.room) else None,
-        A_eq=program.equal,
-        b_eq=program.exactly,
-        bounds=np.stack([np.zeros_like(program.upper), program.upper], axis=1),
-        method="highs",
-    )
-    distance = float(program.goal @ rough[0]) - relaxed.fun
-    reduced_cost = (
-        program.goal - program.equal.T @ relaxed.eqlin.marginals - program.budget.T @ relaxed.ineqlin.marginals
-    )
-    core = np.flatnonzero((reduced_cost <= distance * (1 + 1e-9)) | (rough[0] > 0))
-    smaller = IntegerProgram(
-        program.goal[core],
-        program.upper[core],
-        program.equal[:, core],
-        program.exactly,
-        program.budget[:, core],
-        program.room,
-    )
-    exact = _milp(smaller, PROVEN_GAP)
-    if exact is None or smaller.goal @ exact[0] > program.goal @ rough[0]:
-        return rough
-    x = np.zeros_like(program.goal)
-    x[core] = exact[0]
-    return x, exact[1]
-
-
-def _milp(program: IntegerProgram, relative_gap: float) -> tuple[FloatArray, float] | None:
-    constraints = [LinearConstraint(program.equal, program.exactly, program.exactly)]
-    if len(program.room):
-        constraints.append(LinearConstraint(program.budget, -np.inf, program.room))
-    result = milp(
-        program.goal,
-        integrality=np.ones_like(program.upper),
-        bounds=Bounds(0.0, program.upper),
-        constraints=constraints,
-        options={"mip_rel_gap": relative_gap, "node_limit": max(100, NODES_TIMES_CELLS // len(program.goal))},
-    )
-    if result.x is None:
-        return None
-    return np.rint(result.x), max(0.0, float(result.mip_gap or 0.0))
 
 
 def _spread(
