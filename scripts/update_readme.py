@@ -1,7 +1,7 @@
 """Rewrite the generated parts of README.md: real output of commands, and the table of schemes and machines.
 
-A part stands between `<!-- run: COMMAND -->` or `<!-- table: capability -->` and `<!-- end -->`. With --check, exit 1 if the README is
-not what the commands print now.
+A part stands between `<!-- run: COMMAND -->` (or `<!-- table: capability -->`) and `<!-- end -->`. With --check, exit 1
+if the README is not what the commands print now.
 """
 
 import re
@@ -16,10 +16,10 @@ from codesign.schemes.catalog import parse_scheme
 
 ROOT = Path(__file__).parent.parent
 PART = re.compile(r"(<!-- (run|table): (.*?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
-SCHEMES = ("BF16", "FP16", "W8A16", "W4A16-g128", "W8A8", "W4A8-g128", "W4A4-g128", "FP8", "FP8-block", "NF4", "MXFP4", "NVFP4",
-           "Q8_0", "Q4_K", "TQ2_0")  # fmt: skip
-MACHINES = ("v100-sxm2-32gb", "t4", "a100", "l40s", "h100", "b200", "mi300x", "apple-m2-ultra", "x86-avx512", "xeon-8480plus",
-            "arm-neon", "edge-tpu")  # fmt: skip
+SCHEMES = ("BF16", "FP16", "W8A16", "W4A16-g128", "W8A8", "W4A8-g128", "W4A4-g128", "FP8", "FP8-block", "NF4",
+           "MXFP4", "NVFP4", "Q8_0", "Q4_K", "TQ2_0")  # fmt: skip
+MACHINES = ("v100-sxm2-32gb", "t4", "a100", "l40s", "h100", "b200", "mi300x", "apple-m2-ultra", "x86-avx512",
+            "xeon-8480plus", "arm-neon", "edge-tpu")  # fmt: skip
 
 
 def capability_table() -> str:

@@ -68,6 +68,6 @@ def config_warnings(values: Mapping[str, Any], where: str) -> tuple[str, ...]:
             f"{where}: auto_map: names code of its own, which is never loaded; "
             f"the shapes are those of the known architecture {values['model_type']}."
         )
-    if "text_config" in values:
+    if values["model_type"] == "gemma3":
         warnings.append(f"{where}: only the language model (text_config) is counted, not what else the config holds.")
     return tuple(warnings)

@@ -93,7 +93,9 @@ class Config:
         if not values:
             return None
         if len(values) != block_count:
-            self.refuse("layer_types", f"{len(values)} entries are given; one for each of the {block_count} blocks.")
+            self.refuse(
+                "layer_types", f"{len(values)} entries are given; one for each of the {block_count} blocks is allowed."
+            )
         for value in values:
             if value not in LAYER_TYPES:
                 self._refuse_value("layer_types", value, f"in this list only {' or '.join(LAYER_TYPES)}")

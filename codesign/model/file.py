@@ -73,12 +73,13 @@ def _is_path(given: str) -> bool:
 def _load_file(given: str) -> tuple[Model, tuple[str, ...]]:
     if "\0" in given:
         raise InputError(f"{_shown(given)}: a path cannot hold a zero byte.")
-    path = Path(given).expanduser()
-    path = path / "config.json" if path.is_dir() else path
+    path = Path(os.path.expanduser(given))
+    path = path / "config.json" if os.path.isdir(path) else path
     where = _shown(str(path))
     values = parse_json(read_text(path, MAX_CONFIG_BYTES, "model config"), where, MAX_CONFIG_DEPTH)
     model = build_model(values, where)
-    return replace(model, name=_shown(path.resolve().parent.name) or model.name), config_warnings(values, where)
+    folder = os.path.basename(os.path.dirname(os.path.abspath(path)))
+    return replace(model, name=_shown(folder) or model.name), config_warnings(values, where)
 
 
 @lru_cache(maxsize=64)

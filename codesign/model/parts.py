@@ -106,10 +106,12 @@ class Outside:
 
 def read_size(config: Config, *, context_default: int | None = None, vocabulary_default: int | None = None) -> Size:
     """Return the sizes of a config; without a default the key must be given."""
+    block_count = config.integer(BLOCK_KEYS, BLOCKS_MAX)
+    config.layer_types(block_count)  # checked also where a family has no windows
     return Size(
         hidden=config.integer(HIDDEN_KEYS, HIDDEN_MAX),
         vocabulary=config.integer("vocab_size", VOCABULARY_MAX, vocabulary_default),
-        block_count=config.integer(BLOCK_KEYS, BLOCKS_MAX),
+        block_count=block_count,
         max_context_tokens=config.integer(CONTEXT_KEYS, CONTEXT_MAX, context_default),
     )
 

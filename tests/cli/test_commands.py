@@ -50,7 +50,8 @@ def test_plan_within_15_gib_on_a_t4(tmp_path):
 
 def test_plan_of_a_config_folder_writes_a_page(tmp_path):
     config = {"model_type": "llama", "hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 4,
-              "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 32000, "max_position_embeddings": 4096}  # fmt: skip
+              "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 32000,
+              "max_position_embeddings": 4096}  # fmt: skip
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
@@ -68,8 +69,8 @@ def test_plan_of_a_config_folder_writes_a_page(tmp_path):
     [
         (*PLAN, "--json"),
         (*PLAN, "--pareto", "tpot,quality", "--json"),
-        ("predict", "--hw", "h100", "--gpus", "4", "--model", "llama-2-70b", "--scheme", "W4A16-g128", "--batch", "1,8,64",
-         "--prompt", "2048", "--output", "256", "--json"),
+        ("predict", "--hw", "h100", "--gpus", "4", "--model", "llama-2-70b", "--scheme", "W4A16-g128",
+         "--batch", "1,8,64", "--prompt", "2048", "--output", "256", "--json"),
         ("compare", "--hw", "t4,a100,h100,x86-avx512,arm-neon", "--model", "llama-2-7b", "--scheme", "all", "--json"),
         ("hw", "list", "--json"),
         ("hw", "show", "a100", "--json"),
@@ -91,9 +92,9 @@ def test_json_is_one_strict_document_and_the_tables_print_too(arguments):
 
 @pytest.mark.parametrize(
     "arguments",
-    [(), ("plan",), ("plan", "show"), ("predict",), ("predict", "kernels"), ("predict", "serving"), ("compare",), ("hw",),
-     ("hw", "list"), ("hw", "show"), ("hw", "check"), ("hw", "new"), ("model",), ("model", "list"), ("model", "show"),
-     ("scheme",), ("scheme", "list")],
+    [(), ("plan",), ("plan", "show"), ("predict",), ("predict", "kernels"), ("predict", "serving"), ("compare",),
+     ("hw",), ("hw", "list"), ("hw", "show"), ("hw", "check"), ("hw", "new"), ("model",), ("model", "list"),
+     ("model", "show"), ("scheme",), ("scheme", "list")],
 )  # fmt: skip
 def test_help_ends_with_an_example(arguments):
     done = codesign(*arguments, "--help")

@@ -15,9 +15,10 @@ from codesign.plan.present import footnote, group_rows, headline, merged_groups,
 
 HARDWARE = round_hardware(launch_overhead_s=2e-6)
 MODEL = replace(small_model(), name="llama-7b")
+DEFAULT = codesign.Setting()
 
 
-def planned(hardware=HARDWARE, model=MODEL, setting=codesign.Setting(), **options):
+def planned(hardware=HARDWARE, model=MODEL, setting=DEFAULT, **options):
     return codesign.plan(hardware, model, setting, **options)
 
 
@@ -63,7 +64,8 @@ def test_break_even_is_where_the_sign_changes():
     one = next(row for row in plan.break_even if row.scheme == "W4A16-g128")
     for batch, faster in ((one.slower_from_batch - 1, True), (one.slower_from_batch, False)):
         setting = codesign.Setting(batch=batch)
-        sixteen, four = (codesign.predict(HARDWARE, MODEL, name, setting).tpot_s.value for name in ("BF16", "W4A16-g128"))
+        names = ("BF16", "W4A16-g128")
+        sixteen, four = (codesign.predict(HARDWARE, MODEL, name, setting).tpot_s.value for name in names)
         assert (four < sixteen) is faster
 
 
