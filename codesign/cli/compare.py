@@ -10,6 +10,7 @@ from codesign.cli.options import (
     Count,
     json_option,
     lengths_options,
+    load_model_and_warn,
     model_option,
     name_list,
     setting_from,
@@ -46,7 +47,7 @@ def command(*, hw: str, model: str, scheme: str, as_json: bool, **given: Any) ->
     if not names:
         raise click.UsageError("--hw names no machine; write --hw t4,a100.")
     chosen = () if scheme.strip().lower() == "all" else tuple(api.parse_scheme(one).name for one in name_list(scheme))
-    shape = api.load_model(model)
+    shape = load_model_and_warn(model)
     machines = [api.load_hardware(name) for name in names]
     setting = setting_from(given, shape)
     comparisons = [compare_machine(machine, shape, setting, chosen) for machine in machines]

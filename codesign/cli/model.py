@@ -2,7 +2,7 @@
 
 import click
 
-from codesign.cli.options import HELP, json_option
+from codesign.cli.options import HELP, json_option, load_model_and_warn
 
 
 @click.group(epilog="Example: codesign model show llama-3.1-70b", context_settings=HELP)
@@ -30,11 +30,10 @@ def list_command(as_json: bool) -> None:
 @json_option
 def show(name: str, as_json: bool) -> None:
     """Show one model: its layers, parameters and cache."""
-    from codesign import load_model
     from codesign.cli.model_view import model_record, print_model
     from codesign.cli.output import print_json
 
-    model = load_model(name)
+    model = load_model_and_warn(name)
     if as_json:
         print_json(model_record(model), "model")
     else:

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from codesign.errors import InputError
 from codesign.setting import DEFAULT_OUTPUT_TOKENS, DEFAULT_PROMPT_TOKENS, Setting
+
+if TYPE_CHECKING:
+    from codesign.model.layers import Model
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -82,6 +85,17 @@ def integer_list(text: str, name: str) -> tuple[int, ...]:
 def name_list(text: str) -> tuple[str, ...]:
     """Return the names of a list such as `t4,a100`."""
     return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def load_model_and_warn(name: str) -> "Model":
+    """Return the model; what is odd about its config is said on standard error."""
+    from codesign.cli.output import plain
+    from codesign.model.file import load_model_with_warnings
+
+    model, warnings = load_model_with_warnings(name)
+    for warning in warnings:
+        click.echo(f"Warning: {plain(warning)}", err=True)
+    return model
 
 
 def setting_from(given: dict[str, Any], model: Any) -> Setting:

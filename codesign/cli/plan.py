@@ -11,6 +11,7 @@ from codesign.cli.options import (
     Positive,
     json_option,
     lengths_options,
+    load_model_and_warn,
     name_list,
     output_path,
     target_options,
@@ -106,7 +107,7 @@ def run(*, as_json: bool, out: str | None, html: str | None, layers: bool, **giv
     from codesign.plan.solve import InfeasibleBudgetError
 
     out_path, html_path = output_path(out), output_path(html)
-    hardware, model = api.load_hardware(given["hw"]), api.load_model(given["model"])
+    hardware, model = api.load_hardware(given["hw"]), load_model_and_warn(given["model"])
     setting = setting_from(given, model)
     pareto = pareto_pair(given["pareto"])
     limits = budgets(given, hardware)

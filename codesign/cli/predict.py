@@ -10,6 +10,7 @@ from codesign.cli.options import (
     integer_list,
     json_option,
     lengths_options,
+    load_model_and_warn,
     output_path,
     setting_from,
     target_options,
@@ -66,7 +67,7 @@ def run(*, scheme: str, batch: str, as_json: bool, **given: Any) -> None:
     from codesign.schemes.capability import baseline_scheme
 
     batches = integer_list(batch, "--batch")
-    hardware, model = api.load_hardware(given["hw"]), api.load_model(given["model"])
+    hardware, model = api.load_hardware(given["hw"]), load_model_and_warn(given["model"])
     setting = setting_from(given, model)
     baseline = baseline_scheme(hardware).name
     name = api.parse_scheme(scheme).name if scheme else baseline

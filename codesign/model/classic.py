@@ -72,8 +72,8 @@ def build_opt(config: Config) -> Model:
 
 def _opt_projections(hidden: int, width: int) -> tuple[Layer, ...]:
     return (
-        Layer("model.decoder.project_in", "projection", hidden, width, "projection"),
-        Layer("model.decoder.project_out", "projection", width, hidden, "projection"),
+        Layer("model.decoder.project_in", "projection", hidden, width, "project_in"),
+        Layer("model.decoder.project_out", "projection", width, hidden, "project_out"),
     )
 
 

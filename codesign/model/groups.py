@@ -21,7 +21,7 @@ SPLITS: dict[str, Split] = {
     "down": "row",
     "shared_down": "row",
 }
-SIXTEEN_BIT_GROUPS = frozenset({"router", "shared_router", "projection"})
+SIXTEEN_BIT_GROUPS = frozenset({"router", "shared_router", "project_in", "project_out"})
 
 
 @dataclass(frozen=True, slots=True)

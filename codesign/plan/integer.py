@@ -1,5 +1,10 @@
 """Integer programs with a sparse structure, solved by HiGHS through scipy to a proven gap."""
 
+import ctypes
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,13 +76,41 @@ def _milp(program: IntegerProgram, relative_gap: float) -> tuple[FloatArray, flo
     constraints = [LinearConstraint(program.equal, program.exactly, program.exactly)]
     if len(program.room):
         constraints.append(LinearConstraint(program.budget, -np.inf, program.room))
-    result = milp(
-        program.goal,
-        integrality=np.ones_like(program.upper),
-        bounds=Bounds(0.0, program.upper),
-        constraints=constraints,
-        options={"mip_rel_gap": relative_gap, "node_limit": max(100, NODES_TIMES_CELLS // len(program.goal))},
-    )
-    if result.x is None:
-        return None
-    return np.rint(result.x), max(0.0, float(result.mip_gap or 0.0))
+    nodes = max(100, NODES_TIMES_CELLS // len(program.goal))
+    for presolve in (True, False):
+        with _no_output():
+            result = milp(
+                program.goal,
+                integrality=np.ones_like(program.upper),
+                bounds=Bounds(0.0, program.upper),
+                constraints=constraints,
+                options={"mip_rel_gap": relative_gap, "node_limit": nodes, "presolve": presolve},
+            )
+        if result.x is None:
+            return None
+        x = np.rint(result.x)
+        # Presolve of HiGHS can claim a solution that breaks an equality (scipy issue 24141); then it is left out.
+        if (program.equal @ x == program.exactly).all():
+            return x, max(0.0, float(result.mip_gap or 0.0))
+    return None
+
+
+@contextmanager
+def _no_output() -> Iterator[None]:
+    """Keep what the C++ code of HiGHS prints (a debug line, whatever its options say) out of standard output."""
+    try:
+        sys.stdout.flush()
+        saved = os.dup(1)
+    except (OSError, ValueError):  # no standard output to protect
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        if os.name == "posix":
+            ctypes.CDLL(None).fflush(None)  # what C still buffers would come out later
+        os.dup2(saved, 1)
+        os.close(saved)
+        os.close(nowhere)

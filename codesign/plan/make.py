@@ -12,6 +12,7 @@ from codesign.cost.inference import InferencePrediction, predict_inference
 from codesign.cost.kernels import DATASHEET_GAIN_INTERVAL
 from codesign.cost.prediction import Prediction, add_predictions
 from codesign.cost.step import decode_step, prefill_step
+from codesign.errors import InfeasibleError
 from codesign.model.groups import FusedGroup
 from codesign.plan.explain import gain_steps, group_reasons, scheme_mix
 from codesign.plan.file import FORMAT_VERSION, GroupPlan, ParetoFront, ParetoPoint, Plan, Refusal, Totals
@@ -43,6 +44,7 @@ def make_plan(request: PlanRequest) -> Plan:
     deployment, choices = request.deployment, request.choices
     costs = gather_costs(deployment, choices)
     problem = build_problem(deployment, costs)
+    _need_choices(costs, problem)
     solution = solve(problem, request.objective, request.budgets)
     plan = costs.assignment(solution)
     sixteen = choices.schemes[0]
@@ -100,6 +102,19 @@ def _totals(predicted: InferencePrediction) -> Totals:
         largest_batch=predicted.largest_batch,
         largest_context_tokens=predicted.largest_context_tokens,
     )
+
+
+def _need_choices(costs: Costs, problem: PlanProblem) -> None:
+    """Raise if some group has no scheme at all: none runs, or none has a known loss."""
+    for g in np.flatnonzero(~problem.allowed.any(axis=1)):
+        unknown = [s.name for s, why in zip(costs.choices.schemes, costs.refused[g], strict=True) if not why]
+        why = costs.refused[g][0]
+        if unknown:
+            why = f"the loss of {', '.join(unknown)} is unknown; --allow-unknown-quality lets them in"
+        raise InfeasibleError(f"No plan: {costs.groups[g].label} has no scheme to choose: {why}.")
+    if not problem.kv_allowed.any():
+        names = ", ".join(kv.name for kv in costs.choices.kv_formats)
+        raise InfeasibleError(f"No plan: the loss of KV in {names} is unknown; --allow-unknown-quality lets it in.")
 
 
 def _refused(deployment: Deployment, choices: Choices) -> tuple[Refusal, ...]:

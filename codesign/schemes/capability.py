@@ -166,10 +166,11 @@ def _considered(library: Library, hardware: Hardware) -> tuple[Scheme, ...]:
 def candidate_kv_formats(hardware: Hardware, library: str = "") -> tuple[KvFormat, ...]:
     """Return the KV cache formats that a planner considers, the 16-bit one of the machine first."""
     names = library_of(library, hardware).kv_formats
-    sixteen = "bf16" if "bf16" in hardware.peak_flop_per_s else "fp16"
+    usual = ("bf16", "fp16") if "bf16" in hardware.peak_flop_per_s else ("fp16", "bf16")
+    sixteen = next((KV_FORMATS[name] for name in usual if name in names), None)
     quantized = (KV_FORMATS[name] for name in names if KV_FORMATS[name].quantized)
     allowed = tuple(kv for kv in quantized if hardware.kind == "gpu" or not kv.name.startswith("fp8"))
-    return (KV_FORMATS[sixteen], *allowed) if sixteen in names else allowed
+    return allowed if sixteen is None else (sixteen, *allowed)
 
 
 def shape_problem(scheme: Scheme, n: int, k: int, hardware: Hardware) -> str | None:
