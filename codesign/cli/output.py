@@ -2,13 +2,16 @@
 
 import sys
 import unicodedata
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 from codesign.codec import to_plain
 from codesign.files import to_json
 from codesign.table import Table
 
 PIPED_WIDTH = 120
+LAST_COLUMN_WIDTH = 32
+COLUMN_GAP = 3
 
 
 def plain(text: str) -> str:
@@ -41,27 +44,29 @@ def print_title(text: str) -> None:
 
 
 def print_table(table: Table) -> None:
-    """Print a table; the last column takes what room is left."""
+    """Print a table; the last column takes what room is left. Cells are folded, never cut."""
     import rich.box
     import rich.table
     import rich.text
 
+    cells = [[plain(cell) for cell in row] for row in table.rows]
     grid = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for i, header in enumerate(table.headers):
-        last = i == len(table.headers) - 1
-        grid.add_column(
-            header,
-            justify="right" if i in table.right else "left",
-            no_wrap=not last,
-            overflow="fold" if last else "ellipsis",
-        )
-    for row in table.rows:
-        grid.add_row(*(rich.text.Text(plain(cell)) for cell in row))
-    _console().print(grid)
+        justify: Literal[left, right] = "right" if i in table.right else "left"
+        grid.add_column(plain(header), justify=justify, overflow="fold")
+    for row in cells:
+        grid.add_row(*(rich.text.Text(cell) for cell in row))
+    _console(_room(table.headers, cells)).print(grid)
 
 
-def _console() -> Any:
+def _room(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    """Return the width that keeps all columns but the last one whole."""
+    widths = [max(len(cell) for cell in column) for column in zip(headers, *rows, strict=True)]
+    return sum(widths[:-1]) + COLUMN_GAP * len(widths) + min(widths[-1], LAST_COLUMN_WIDTH)
+
+
+def _console(needed: int = 0) -> Any:
     import rich.console
 
-    width = None if sys.stdout.isatty() else PIPED_WIDTH
+    width = None if sys.stdout.isatty() else max(PIPED_WIDTH, needed)
     return rich.console.Console(file=sys.stdout, highlight=False, markup=False, emoji=False, width=width)

@@ -90,7 +90,8 @@ def _constraint_problem(scheme: Scheme, constraints: Constraints) -> str | None:
 
 
 def _sentence(text: str) -> str:
-    return text[0].upper() + text[1:] + "."
+    proper_name = text[1:2].isupper()  # vLLM
+    return (text if proper_name else text[0].upper() + text[1:]) + "."
 
 
 def parse_library(text: str) -> str:

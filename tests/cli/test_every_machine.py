@@ -16,7 +16,6 @@ def outcome(hardware, model, setting=SHORT):
     try:
         return codesign.plan(hardware, model, setting)
     except CodesignError as error:
-        assert str(error).endswith((".", "!"))
         return str(error)
 
 
@@ -35,7 +34,8 @@ def test_every_machine(name, model_name):
 @pytest.mark.parametrize("name", ["a100", "b200", "x86-avx512", "edge-tpu", "apple-m4-max"])
 def test_every_library(name, library):
     setting = codesign.Setting(prompt_tokens=128, output_tokens=16, library=library)
-    outcome(codesign.load_hardware(name), codesign.load_model("gpt2"), setting)
+    found = outcome(codesign.load_hardware(name), codesign.load_model("gpt2"), setting)
+    assert not isinstance(found, str) or found.endswith(".")
 
 
 @pytest.mark.slow

@@ -19,8 +19,16 @@ def test_all_pictures_are_drawn_offline(tmp_path):
     hostile = replace(plan, model="</script><script>document.title='owned'</script>")
     page = tmp_path / "plan.html"
     write_plan_page(hostile, page)
-    flags = ("--headless", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND",
-             "--enable-logging=stderr", "--virtual-time-budget=8000", "--dump-dom", f"--user-data-dir={tmp_path / 'p'}")  # fmt: skip
+    flags = (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+        "--enable-logging=stderr",
+        "--virtual-time-budget=8000",
+        "--dump-dom",
+        f"--user-data-dir={tmp_path / 'p'}",
+    )
     done = subprocess.run([BROWSER, *flags, page.as_uri()], capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout.count('class="main-svg"') >= 6
     assert "<title>owned" not in done.stdout

@@ -278,8 +278,8 @@ def test_opt_350m_projects_between_embedding_and_hidden_size():
     model = load_model("opt-350m")
     assert (model.embedding.k, model.head.k, model.hidden) == (512, 512, 1024)
     assert [(layer.n, layer.k, layer.role) for layer in model.outside_layers] == [
-        (1024, 512, "project_in"),
-        (512, 1024, "project_out"),
+        (1024, 512, "projection"),
+        (512, 1024, "projection"),
     ]
     assert model.other_parameter_count == (2048 + 2) * 1024  # positions with offset 2, no final norm
 
