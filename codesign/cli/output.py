@@ -52,7 +52,7 @@ def print_table(table: Table) -> None:
     cells = [[plain(cell) for cell in row] for row in table.rows]
     grid = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for i, header in enumerate(table.headers):
-        justify: Literal[left, right] = "right" if i in table.right else "left"
+        justify: Literal["left", "right"] = "right" if i in table.right else "left"
         grid.add_column(plain(header), justify=justify, overflow="fold")
     for row in cells:
         grid.add_row(*(rich.text.Text(cell) for cell in row))
