@@ -4,9 +4,17 @@ import os
 import sys
 from pathlib import Path
 
+from hypothesis import HealthCheck, settings
+
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "no_network"))
 import sitecustomize  # noqa: E402, F401 - installs the audit hook
 
 PATHS = (str(HERE / "no_network"), str(HERE.parent), os.environ.get("PYTHONPATH", ""))
 os.environ["PYTHONPATH"] = os.pathsep.join(path for path in PATHS if path)
+
+# A slow machine is no reason to fail, and a run must be repeatable: examples follow from the test, not from a clock.
+settings.register_profile(
+    "project", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+settings.load_profile("project")
