@@ -7,11 +7,11 @@ import click
 
 from codesign.cli.options import (
     HELP,
+    MODEL_HELP,
     Count,
     json_option,
     lengths_options,
     load_model_and_warn,
-    model_option,
     name_list,
     setting_from,
     target_options,
@@ -23,7 +23,7 @@ from codesign.cli.options import (
     context_settings=HELP,
 )
 @click.option("--hw", "--hardware", "hw", required=True, metavar="LIST", help="Machines, such as t4,a100,arm-neon.")
-@model_option
+@click.option("--model", required=True, metavar="NAME|PATH", help=MODEL_HELP)
 @click.option(
     "--scheme",
     default="all",

@@ -21,16 +21,34 @@ Count = click.IntRange(1, COUNT_MAX)
 Positive = click.FloatRange(0.0, min_open=True, max=1e18)
 
 
-def hardware_option(function: F) -> F:
-    """Add --hw."""
+class QuestionGroup(click.Group):
+    """A command that answers its own options and has subcommands beside that."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Refuse words that are not subcommands with a sentence."""
+        if args[0] not in self.commands:
+            known = " or ".join(self.commands)
+            raise click.UsageError(f'"{args[0]}" is not understood here; the subcommand is {known}.', ctx)
+        return super().resolve_command(ctx, args)
+
+
+MODEL_HELP = "Model: a catalog name, a Hugging Face id of one, a config.json or its folder."
+
+
+def machine_and_model(function: F) -> F:
+    """Add --hw and --model to a command that also has subcommands, which need neither."""
+    function = click.option("--model", metavar="NAME|PATH", help=MODEL_HELP)(function)
     text = "Machine: a name of `codesign hw list`, or a YAML file."
-    return click.option("--hw", "--hardware", "hw", required=True, metavar="NAME|FILE", help=text)(function)
+    return click.option("--hw", "--hardware", "hw", metavar="NAME|FILE", help=text)(function)
 
 
-def model_option(function: F) -> F:
-    """Add --model."""
-    text = "Model: a name of `codesign model list`, a Hugging Face id of one, a config.json or its folder."
-    return click.option("--model", required=True, metavar="NAME|PATH", help=text)(function)
+def need_machine_and_model(ctx: click.Context, given: dict[str, Any]) -> None:
+    """Raise a usage error where one of the two is missing."""
+    for name, thing in (("hw", "machine"), ("model", "model")):
+        if not given[name]:
+            raise click.UsageError(f"Name the {thing}: --{name} is missing.", ctx)
 
 
 def target_options(function: F) -> F:

@@ -9,10 +9,13 @@ from codesign.cli.options import (
     HELP,
     Count,
     Positive,
+    QuestionGroup,
     json_option,
     lengths_options,
     load_model_and_warn,
+    machine_and_model,
     name_list,
+    need_machine_and_model,
     output_path,
     target_options,
 )
@@ -28,20 +31,6 @@ BUDGETS: tuple[tuple[str, str, float, str], ...] = (
 )
 
 
-class PlanGroup(click.Group):
-    """`codesign plan --hw ...` plans; `codesign plan show FILE` is its one subcommand."""
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Refuse words that are not `show` with a sentence."""
-        if args[0] != "show":
-            raise click.UsageError(
-                f'"{args[0]}" is not understood here; options start with --, the subcommand is "show".', ctx
-            )
-        return super().resolve_command(ctx, args)
-
-
 def budget_options(function: Any) -> Any:
     """Add one option per budget."""
     for option, _, _, text in reversed(BUDGETS):
@@ -55,17 +44,12 @@ def budget_options(function: Any) -> Any:
 
 
 @click.group(
-    cls=PlanGroup,
+    cls=QuestionGroup,
     invoke_without_command=True,
     epilog="Example: codesign plan --hw a100 --model llama-7b --max-quality-loss 0.02",
     context_settings=HELP,
 )
-@click.option(
-    "--hw", "--hardware", "hw", metavar="NAME|FILE", help="Machine: a name of `codesign hw list`, or a YAML file."
-)
-@click.option(
-    "--model", metavar="NAME|PATH", help="Model: a catalog name, a Hugging Face id, a config.json or its folder."
-)
+@machine_and_model
 @click.option("--batch", type=Count, default=1, show_default=True, help="Sequences in flight.")
 @lengths_options
 @target_options
@@ -91,9 +75,7 @@ def budget_options(function: Any) -> Any:
 def command(ctx: click.Context, /, **given: Any) -> None:
     """Choose a scheme for every fused group of layers, and a KV cache format, within the budgets."""
     if ctx.invoked_subcommand is None:
-        for name in ("hw", "model"):
-            if not given[name]:
-                raise click.UsageError(f"Name the {'machine' if name == 'hw' else 'model'}: --{name} is missing.", ctx)
+        need_machine_and_model(ctx, given)
         run(**given)
 
 

@@ -7,41 +7,26 @@ import click
 
 from codesign.cli.options import (
     HELP,
+    QuestionGroup,
     integer_list,
     json_option,
     lengths_options,
     load_model_and_warn,
+    machine_and_model,
+    need_machine_and_model,
     output_path,
     setting_from,
     target_options,
 )
 
 
-class PredictGroup(click.Group):
-    """`codesign predict --hw ...` predicts one scheme; `kernels` and `serving` predict tables."""
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Refuse words that are not subcommands with a sentence."""
-        if args[0] not in self.commands:
-            known = " and ".join(self.commands)
-            raise click.UsageError(f'"{args[0]}" is not understood here; the subcommands are {known}.', ctx)
-        return super().resolve_command(ctx, args)
-
-
 @click.group(
-    cls=PredictGroup,
+    cls=QuestionGroup,
     invoke_without_command=True,
     epilog="Example: codesign predict --hw h100 --gpus 4 --model llama-2-70b --scheme W4A16-g128 --batch 1,8,64",
     context_settings=HELP,
 )
-@click.option(
-    "--hw", "--hardware", "hw", metavar="NAME|FILE", help="Machine: a name of `codesign hw list`, or a YAML file."
-)
-@click.option(
-    "--model", metavar="NAME|PATH", help="Model: a catalog name, a Hugging Face id, a config.json or its folder."
-)
+@machine_and_model
 @click.option("--scheme", default="", metavar="NAME", help="A name of `codesign scheme list`; else 16 bits.")
 @click.option("--batch", default="1", show_default=True, metavar="LIST", help="Sequences in flight, such as 1,8,64.")
 @lengths_options
@@ -52,9 +37,7 @@ class PredictGroup(click.Group):
 def command(ctx: click.Context, /, **given: Any) -> None:
     """Predict first token, further tokens, throughput, memory, energy and cost of one scheme."""
     if ctx.invoked_subcommand is None:
-        for name in ("hw", "model"):
-            if not given[name]:
-                raise click.UsageError(f"Name the {'machine' if name == 'hw' else 'model'}: --{name} is missing.", ctx)
+        need_machine_and_model(ctx, given)
         run(**given)
 
 

@@ -12,6 +12,7 @@ from codesign.cost.step import (
     group_times,
     total_stage,
 )
+from codesign.cost.traffic import expected_experts_hit
 from codesign.plan.file import GainStep
 from codesign.plan.planner import Costs
 from codesign.plan.problem import Criterion, PlanProblem, Solution
@@ -64,8 +65,6 @@ def _cumulative_s(deployment: Deployment, assignment: Assignment, plan: Assignme
 
 def _weights_read(deployment: Deployment, assignment: Assignment, step: Step) -> FloatArray:
     """Return the share of each group's weights that the step reads: all, or the experts that are hit."""
-    from codesign.cost.traffic import expected_experts_hit
-
     shares = []
     for group in assignment.groups:
         experts = group.experts

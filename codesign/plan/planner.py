@@ -28,8 +28,6 @@ from codesign.quality.table import QualityTable
 from codesign.schemes.kv import KvFormat
 from codesign.schemes.scheme import Scheme
 
-REQUEST_CRITERIA = (Criterion.THROUGHPUT, Criterion.COST)
-
 
 @dataclass(frozen=True, slots=True)
 class Choices:

@@ -62,6 +62,7 @@ def assert_same(fitted, shipped, where="prior"):
 
 
 @pytest.mark.skipif(not TABLE.exists(), reason=f"reference data not found: {TABLE} (set CODESIGN_REFERENCE_DATA)")
+@pytest.mark.slow
 def test_the_shipped_constants_are_those_that_the_script_fits(monkeypatch):
     script = fit_script(monkeypatch)
     with TABLE.open(newline="", encoding="utf-8") as stream:
