@@ -7,13 +7,13 @@ Reads CODESIGN_REFERENCE_DATA (default ../shared). Per class of operation: measu
 import os
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
+from codesign.cost.measured import read_measured
 from codesign.cost.table import predict_table
+from codesign.cost.table_file import kernel_columns
 
 ROOT = Path(__file__).parent.parent
-MILLI = 1e-3
 LARGE_TO_FIXED = 10.0
 
 
@@ -22,48 +22,24 @@ def reference_folder() -> Path:
     return Path(os.environ.get("CODESIGN_REFERENCE_DATA", ROOT.parent / "shared"))
 
 
+TABLES = {
+    "gemm": "gemm_gpu",
+    "attention_decode": "attention_gpu",
+    "attention_prefill": "attention_gpu",
+    "moe": "moe_gpu",
+    "all_reduce": "collectives_gpu",
+}
+
+
 def kernel_frame(operation: str) -> pd.DataFrame:
     """Return the measured rows of one operation, in our column names, with `measured_s`."""
-    folder = reference_folder() / "measured"
-    if operation == "gemm":
-        frame = pd.read_parquet(folder / "gemm_gpu.parquet")
-    elif operation == "moe":
-        frame = pd.read_parquet(folder / "moe_gpu.parquet").rename(columns=MOE_NAMES)
-        frame["skew"] = frame["distribution"].str.removeprefix("power_law_").replace("balanced", "0").astype(float)
-    elif operation == "all_reduce":
-        frame = pd.read_parquet(folder / "collectives_gpu.parquet").rename(columns={"num_gpus": "gpus"})
-        frame = frame[frame["op"] == "all_reduce"].reset_index(drop=True)
-        width_bytes = frame["dtype"].map({"half": 2, "bfloat16": 2, "int8": 1})
-        frame["message_bytes"] = frame["message_elements_or_bytes"] * width_bytes
-        frame["engine"] = ""  # collectives belong to no kernel library of ours
-    else:
-        frame = pd.read_parquet(folder / "attention_gpu.parquet").rename(columns=ATTENTION_NAMES)
-        frame = frame[frame["phase"] == operation.removeprefix("attention_")].reset_index(drop=True)
-        frame["kv_tokens"] = frame["kv_len_before"] + frame["q_tokens"]
-    frame["op"] = operation
-    frame["library"] = frame["engine"]
-    frame["measured_s"] = frame["latency_ms"] * MILLI
-    return frame
-
-
-MOE_NAMES = {
-    "num_tokens": "tokens", "hidden_size": "hidden", "inter_size": "intermediate", "topk": "top_k",
-    "num_experts": "experts", "moe_tp_size": "tp", "moe_ep_size": "ep",
-}  # fmt: skip
-ATTENTION_NAMES = {
-    "batch_size": "batch", "q_len": "q_tokens", "num_heads": "heads", "num_key_value_heads": "kv_heads",
-    "kv_cache_dtype": "kv_dtype",
-}  # fmt: skip
+    frame = read_measured(reference_folder() / "measured" / f"{TABLES[operation]}.parquet")
+    return frame[frame["op"] == operation].reset_index(drop=True)
 
 
 def predicted(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the frame with `predicted_s` and `fixed_s` (what an empty kernel would take)."""
-    columns = {}
-    for name in ("hw", "library", "op", "scheme", "kv_dtype"):
-        present = name in frame.columns
-        columns[name] = frame[name].to_numpy(object) if present else np.full(len(frame), "", dtype=object)
-    numbers = frame.select_dtypes("number")
-    result = predict_table(columns | {name: numbers[name].to_numpy(float) for name in numbers.columns})
+    result = predict_table(kernel_columns(frame))
     return frame.assign(predicted_s=result.predicted_s, fixed_s=result.fixed_s)
 
 

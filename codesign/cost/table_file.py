@@ -36,12 +36,16 @@ def predict_kernel_file(source: str, target: Path | None) -> None:
     """Predict every row of a kernel table; the input's columns are kept and the results added."""
     frame = read_table(source)
     _need_columns(frame, ("hw", "op"), source)
-    columns: dict[str, Any] = {name: _texts(frame, name) for name in KERNEL_TEXTS}
-    columns |= {name: _numbers(frame, name) for name in KERNEL_NUMBERS if name in frame.columns}
-    result = predict_table(columns)
+    result = predict_table(kernel_columns(frame))
     for name in KERNEL_RESULTS:
         frame[name] = getattr(result, name)
     write_table(frame, target)
+
+
+def kernel_columns(frame: "DataFrame") -> dict[str, Any]:
+    """Return the columns of a kernel table as arrays: texts without None, numbers with NaN where empty."""
+    columns: dict[str, Any] = {name: _texts(frame, name) for name in KERNEL_TEXTS}
+    return columns | {name: _numbers(frame, name) for name in KERNEL_NUMBERS if name in frame.columns}
 
 
 def predict_serving_file(source: str, target: Path | None) -> None:

@@ -93,6 +93,7 @@ def test_json_is_one_strict_document_and_the_tables_print_too(arguments):
 @pytest.mark.parametrize(
     "arguments",
     [(), ("plan",), ("plan", "show"), ("predict",), ("predict", "kernels"), ("predict", "serving"), ("compare",),
+     ("validate",),
      ("hw",), ("hw", "list"), ("hw", "show"), ("hw", "check"), ("hw", "new"), ("model",), ("model", "list"),
      ("model", "show"), ("scheme",), ("scheme", "list")],
 )  # fmt: skip
