@@ -19,8 +19,9 @@ from codesign.cost.step import (
 from codesign.model.groups import FusedGroup
 from codesign.schemes.scheme import Scheme
 
-# Every batch up to 1,024, then doubling: where a break-even lies above, its order of magnitude is enough.
-BATCHES = np.concatenate([np.arange(1.0, 1025.0), 2.0 ** np.arange(11, 15)])
+# Candidates for the batch from which a scheme is slower; the range between two of them is searched once more.
+BATCH_LIMIT = 16384
+BATCHES = np.unique(np.rint(np.geomspace(1, BATCH_LIMIT, 64)))
 CONTEXT_POINTS = 48
 STOPS_PAYING_GAIN = 1.05
 
@@ -72,9 +73,6 @@ def _sum(kernels: Kernels) -> FloatArray:
 def break_even(deployment: Deployment, quantized: Assignment, baseline: Assignment, name: str) -> BreakEven:
     """Return where `quantized` stops being faster than `baseline`."""
     workload, limit = deployment.workload, deployment.model.max_context_tokens
-    by_batch = Step(BATCHES, 1, workload.mean_context_tokens)
-    gains = step_seconds(deployment, baseline, by_batch) / step_seconds(deployment, quantized, by_batch)
-    slower = np.flatnonzero(gains < 1.0)
     contexts = np.unique(np.rint(np.geomspace(min(64, limit), limit, CONTEXT_POINTS)))
     by_context = Step(float(workload.batch), 1, contexts)
     context_gains = step_seconds(deployment, baseline, by_context) / step_seconds(deployment, quantized, by_context)
@@ -83,9 +81,28 @@ def break_even(deployment: Deployment, quantized: Assignment, baseline: Assignme
     prefill_gain = step_seconds(deployment, baseline, prefill) / step_seconds(deployment, quantized, prefill)
     return BreakEven(
         scheme=name,
-        decode_gain=float(np.interp(workload.batch, BATCHES, gains)),
+        decode_gain=float(_decode_gains(deployment, quantized, baseline, as_floats([workload.batch]))[0]),
         prefill_gain=float(prefill_gain),
-        slower_from_batch=int(BATCHES[slower[0]]) if slower.size else None,
+        slower_from_batch=_slower_from(deployment, quantized, baseline),
         pays_until_context_tokens=int(contexts[paying[-1]]) if paying.size else None,
         context_limit_tokens=limit,
     )
+
+
+def _slower_from(deployment: Deployment, quantized: Assignment, baseline: Assignment) -> int | None:
+    """Return the smallest batch at which the scheme is slower: the first candidate, then all batches just below it."""
+    slower = np.flatnonzero(_decode_gains(deployment, quantized, baseline, BATCHES) < 1.0)
+    if not slower.size:
+        return None
+    first = int(BATCHES[slower[0]])
+    before = int(BATCHES[slower[0] - 1]) if slower[0] > 0 else 0
+    between = np.unique(np.rint(np.linspace(before + 1, first, 128)))
+    found = np.flatnonzero(_decode_gains(deployment, quantized, baseline, between) < 1.0)
+    return int(between[found[0]])
+
+
+def _decode_gains(
+    deployment: Deployment, quantized: Assignment, baseline: Assignment, batches: FloatArray
+) -> FloatArray:
+    step = Step(batches, 1, deployment.workload.mean_context_tokens)
+    return step_seconds(deployment, baseline, step) / step_seconds(deployment, quantized, step)

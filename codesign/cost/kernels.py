@@ -67,17 +67,16 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class KernelPrediction:
-    """Predicted time of one kernel or of arrays of kernels, with its 80 % interval."""
+    """Predicted time of one kernel or of arrays of kernels, with its 80 % interval.
+
+    `time` splits it by cause; causes may overlap, so that `predicted_s` is not their sum.
+    """
 
     time: KernelTime
+    predicted_s: FloatArray
     low_s: FloatArray
     high_s: FloatArray
     origin: Origin
-
-    @property
-    def predicted_s(self) -> FloatArray:
-        """Return the seconds."""
-        return self.time.predicted_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +114,7 @@ def datasheet_prediction(operation: str, cost: OpCost, rates: Rates) -> KernelPr
     busy_s = time.predicted_s - time.fixed_s
     return KernelPrediction(
         time,
+        predicted_s=time.predicted_s,
         low_s=busy_s * factors.busy_low + time.fixed_s * factors.fixed_low,
         high_s=busy_s * factors.busy_high + time.fixed_s * factors.fixed_high,
         origin=Origin.DATASHEET,
