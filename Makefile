@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: plan test test-all check bench intervals readme clean
+.PHONY: plan test test-all check bench intervals scoreboard readme clean
 
 plan: $(VENV)/installed
 	$(BIN)/codesign plan --hw a100 --model llama-7b
@@ -31,6 +31,9 @@ $(VENV)/installed-test: $(VENV)/installed
 
 intervals: $(VENV)/installed
 	$(BIN)/python scripts/fit_intervals.py
+
+scoreboard: $(VENV)/installed
+	$(BIN)/python scripts/scoreboard.py
 
 readme: $(VENV)/installed
 	$(BIN)/python scripts/update_readme.py

@@ -16,7 +16,7 @@ def round_hardware(**changes: object) -> Hardware:
         title="Round GPU",
         kind="gpu",
         vendor="nvidia",
-        architecture="ampere",
+        architecture="none",  # no relative with a kernel sheet: predictions are plain arithmetic
         aliases=(),
         compute_capability=(8, 0),
         isa=frozenset(),

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from codesign.cost.arrays import Amount, FloatArray, as_floats
-from codesign.cost.kernels import KernelPrediction, Target, datasheet_prediction, datasheet_rates
+from codesign.cost.kernels import KernelPrediction, datasheet_prediction, datasheet_rates
 from codesign.cost.roofline import OpCost
+from codesign.cost.target import Target
 from codesign.cost.traffic import ACTIVATION_BYTES, attended_pairs, attention_flop
 from codesign.errors import CapabilityError
 from codesign.hardware.hardware import Hardware

@@ -3,8 +3,9 @@
 import numpy as np
 
 from codesign.cost.arrays import FloatArray, as_floats
-from codesign.cost.kernels import KernelPrediction, Target, datasheet_prediction
+from codesign.cost.kernels import KernelPrediction, datasheet_prediction
 from codesign.cost.roofline import OpCost, Rates
+from codesign.cost.target import Target
 from codesign.cost.traffic import all_reduce_wire_bytes
 from codesign.errors import CapabilityError
 from codesign.hardware.hardware import Hardware, Link

@@ -7,7 +7,6 @@ import numpy as np
 
 from codesign.cost.arrays import FloatArray, as_floats
 from codesign.cost.deployment import Assignment, Deployment
-from codesign.cost.kernels import Target
 from codesign.cost.step import (
     Kernels,
     Step,
@@ -16,6 +15,7 @@ from codesign.cost.step import (
     elementwise_kernels,
     group_kernel,
 )
+from codesign.cost.target import Target
 from codesign.model.groups import FusedGroup
 from codesign.schemes.scheme import Scheme
 

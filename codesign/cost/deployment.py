@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from codesign.cost.kernels import Target, scheme_math
+from codesign.cost.kernels import scheme_math
+from codesign.cost.target import Target
 from codesign.cost.workload import Workload
 from codesign.errors import CapabilityError
 from codesign.hardware.hardware import Hardware

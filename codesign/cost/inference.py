@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from codesign.cost.deployment import Assignment, Deployment
 from codesign.cost.energy import stage_energy_joule
-from codesign.cost.kernels import Target
 from codesign.cost.memory import MemoryNeed, largest_batch, largest_context, memory_need, total_weight_bytes
 from codesign.cost.money import usd_per_million_tokens
 from codesign.cost.prediction import Prediction, StageTime, add_predictions, add_stages
@@ -19,6 +18,7 @@ from codesign.cost.step import (
     prefill_step,
     total_stage,
 )
+from codesign.cost.target import Target
 from codesign.model.groups import FusedGroup
 from codesign.schemes.scheme import Scheme
 

@@ -4,12 +4,15 @@ Rates come from the profile's sustained fractions and one launch constant; the o
 """
 
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 
 from codesign.cost.arrays import FloatArray, as_floats
+from codesign.cost.calibration import choose
+from codesign.cost.gemm_time import gemm_math, gemm_seconds
+from codesign.cost.origin import Origin
 from codesign.cost.roofline import KernelTime, OpCost, Rates, kernel_time
+from codesign.cost.target import Target
 from codesign.cost.traffic import (
     dequantize_flop,
     expected_experts_hit,
@@ -20,17 +23,9 @@ from codesign.cost.traffic import (
 from codesign.errors import CapabilityError
 from codesign.hardware.hardware import Hardware
 from codesign.schemes.capability import library_capability
+from codesign.schemes.catalog import parse_scheme
 from codesign.schemes.scheme import Scheme
 from codesign.schemes.storage import weight_bytes
-
-
-class Origin(StrEnum):
-    """Where a predicted number comes from, most trusted first."""
-
-    MEASURED = "measured"
-    CALIBRATED = "calibrated"
-    TRANSFERRED = "transferred"
-    DATASHEET = "datasheet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +47,15 @@ DATASHEET_INTERVAL: dict[str, IntervalFactors] = {
     "all_reduce": IntervalFactors(1.0, 1.8, 0.57, 3.0),
     "elementwise": IntervalFactors(0.5, 2.0, 0.5, 3.0),
 }
-# The same for the speed-up of a scheme over 16 bits in large layers, whose errors partly cancel.
-DATASHEET_GAIN_INTERVAL = (0.39, 1.05)
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where a kernel runs: one machine type, one kernel library, `gpu_count` devices in tensor parallel."""
-
-    hardware: Hardware
-    library: str
-    gpu_count: int = 1
+# The same for the speed-up of a scheme over 16 bits in large layers, whose errors partly cancel: from
+# `python scripts/transfer_errors.py` for sheets of the machine itself and for those of another library.
+GAIN_INTERVAL: dict[Origin, tuple[float, float]] = {
+    Origin.MEASURED: (0.97, 1.03),
+    Origin.CALIBRATED: (0.88, 1.12),
+    Origin.TRANSFERRED: (0.36, 2.70),
+    Origin.DATASHEET: (0.39, 1.05),
+}
+NIBBLE_BITS = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +151,47 @@ def gemm(target: Target, scheme: Scheme, m: FloatArray, n: FloatArray, k: FloatA
     """Return the time of out[m, n] = x[m, k] · W on one device; the arrays broadcast against each other."""
     math_dtype, quantizes = scheme_math(scheme, target)
     m, n, k = np.broadcast_arrays(as_floats(m), as_floats(n), as_floats(k))
-    return datasheet_prediction(
-        "gemm", gemm_cost(scheme, quantizes, m, n, k), datasheet_rates(target.hardware, math_dtype)
-    )
+    keys = sheet_keys(scheme, quantizes)
+    chosen = choose(target, "gemm", keys, lambda key, machine: _quantizes(key, machine) == quantizes)
+    if chosen is None:
+        cost = gemm_cost(scheme, quantizes, m, n, k)
+        return datasheet_prediction("gemm", cost, datasheet_rates(target.hardware, math_dtype))
+    time = gemm_seconds(chosen.constants, target.hardware, scheme, m, n, k)
+    low_s, high_s = chosen.interval(time.predicted_s, {"m": m, "n": n, "k": k})
+    parts = KernelTime(time.compute_s, time.memory_s, time.fixed_s)
+    return KernelPrediction(parts, time.predicted_s, low_s, high_s, chosen.origin)
+
+
+# Schemes that the same kernels multiply as one that was measured: other group sizes, static scales, the other 16 bits.
+MEASURED_ALIKE = {
+    "FP16": "BF16",
+    "W4A16": "W4A16-g128",
+    "W4A16-g32": "W4A16-g128",
+    "W4A16-g64": "W4A16-g128",
+    "W4A16-g128-asym": "W4A16-g128",
+    "W8A16-g128": "W8A16",
+    "W8A8-static": "W8A8",
+    "FP8-channel": "FP8",
+}
+
+
+def sheet_key(scheme: Scheme) -> str:
+    """Return the name under which kernel sheets hold the scheme's constants."""
+    return MEASURED_ALIKE.get(scheme.name, scheme.name)
+
+
+def sheet_keys(scheme: Scheme, quantizes: bool) -> tuple[str, ...]:
+    """Return the scheme's own key, then that of the measured scheme whose kernels do most alike.
+
+    Weights that are only stored in few bits are converted like integers of about the same width.
+    """
+    if not scheme.quantized or quantizes or scheme.family == "gguf":
+        return (sheet_key(scheme),)
+    return (sheet_key(scheme), "W8A16" if scheme.weights.bits > NIBBLE_BITS else "W4A16-g128")
+
+
+def _quantizes(key: str, machine: Hardware) -> bool:
+    return gemm_math(parse_scheme(key), machine)[1]
 
 
 def moe(target: Target, scheme: Scheme, shape: ExpertShape) -> KernelPrediction:

@@ -3,9 +3,11 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from codesign.cost.kernels import KernelPrediction, Origin
+from codesign.cost.kernels import KernelPrediction
+from codesign.cost.origin import Origin
 
 TRUST = tuple(Origin)
+MATERIAL_FRACTION = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +39,18 @@ class StageTime:
 
 
 def add_predictions(parts: Iterable[Prediction]) -> Prediction:
-    """Return the sum; intervals add up as for errors that go together, the origin is the least trusted one."""
+    """Return the sum; intervals add up as for errors that go together.
+
+    The origin is the least trusted one among the parts that make a tenth of the sum or more.
+    """
     known = tuple(parts)
+    value = sum(part.value for part in known)
+    counted = [part.origin for part in known if abs(part.value) >= MATERIAL_FRACTION * abs(value)]
     return Prediction(
-        sum(part.value for part in known),
+        value,
         sum(part.low for part in known),
         sum(part.high for part in known),
-        max((part.origin for part in known), key=TRUST.index, default=Origin.DATASHEET),
+        max(counted, key=TRUST.index, default=Origin.DATASHEET),
     )
 
 

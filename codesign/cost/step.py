@@ -9,18 +9,11 @@ import numpy as np
 from codesign.cost.arrays import Amount, FloatArray, as_floats
 from codesign.cost.attention import block_attention
 from codesign.cost.collectives import all_reduce
-from codesign.cost.kernels import (
-    ExpertShape,
-    KernelPrediction,
-    Origin,
-    Target,
-    datasheet_prediction,
-    datasheet_rates,
-    gemm,
-    moe,
-)
+from codesign.cost.kernels import ExpertShape, KernelPrediction, datasheet_prediction, datasheet_rates, gemm, moe
+from codesign.cost.origin import Origin
 from codesign.cost.prediction import NO_TIME, TRUST, Prediction, StageTime, add_stages, stage
 from codesign.cost.roofline import OpCost
+from codesign.cost.target import Target
 from codesign.cost.traffic import ACTIVATION_BYTES
 from codesign.cost.workload import Workload
 from codesign.model.groups import FusedGroup

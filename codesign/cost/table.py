@@ -9,7 +9,8 @@ import numpy.typing as npt
 from codesign.cost.arrays import FloatArray, as_floats
 from codesign.cost.attention import AttentionShape, attention
 from codesign.cost.collectives import all_reduce
-from codesign.cost.kernels import ExpertShape, KernelPrediction, Target, gemm, moe
+from codesign.cost.kernels import ExpertShape, KernelPrediction, gemm, moe
+from codesign.cost.target import Target
 from codesign.errors import CodesignError, did_you_mean
 from codesign.hardware.file import load_hardware
 from codesign.schemes.capability import library_of, shape_problem

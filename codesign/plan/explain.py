@@ -26,7 +26,7 @@ def gain_steps(deployment: Deployment, plan: Assignment, baseline: Assignment, s
         "bits alone, quantized layers only",
         "layers that stay in 16 bits",
         "scales and zero points",
-        "activations and arithmetic",
+        "what the kernels reach",
         "fixed time per kernel",
         "attention and KV cache",
         "element-wise kernels",

@@ -9,8 +9,8 @@ from codesign import __version__
 from codesign.cost.curve import BreakEven, break_even
 from codesign.cost.deployment import Assignment, Deployment
 from codesign.cost.inference import InferencePrediction, predict_inference
-from codesign.cost.kernels import DATASHEET_GAIN_INTERVAL
-from codesign.cost.prediction import Prediction, add_predictions
+from codesign.cost.kernels import GAIN_INTERVAL
+from codesign.cost.prediction import TRUST, Prediction, add_predictions
 from codesign.cost.step import decode_step, prefill_step
 from codesign.errors import InfeasibleError
 from codesign.model.groups import FusedGroup
@@ -137,8 +137,9 @@ def _total_loss(costs: Costs, solution: Solution) -> Prediction | None:
 def gain(baseline_s: Prediction, plan_s: Prediction) -> Prediction:
     """Return how many times faster the plan is; errors that both share cancel, so the interval is its own."""
     value = baseline_s.value / plan_s.value
-    low, high = DATASHEET_GAIN_INTERVAL
-    return Prediction(value, value * low, value * high, plan_s.origin)
+    origin = max(baseline_s.origin, plan_s.origin, key=TRUST.index)
+    low, high = GAIN_INTERVAL[origin]
+    return Prediction(value, value * low, value * high, origin)
 
 
 def verdict(

@@ -165,6 +165,7 @@ def footnote(plan: Plan) -> str:
     """Return what the numbers stand on."""
     proven = "proven optimal" if plan.gap_fraction <= 1e-6 else f"within {plan.gap_fraction:.1e} of optimal"
     return (
-        f"The plan is {proven} for these predictions. Origin datasheet: rates of the profile, not measured kernels. "
+        f"The plan is {proven} for these predictions. Origins: calibrated on measured kernels of this machine and "
+        "library; transferred from a relative or another library; datasheet: rates of the profile. "
         "Losses are priors from published tables for the method in brackets, unless a measured file was given."
     )

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
-from codesign.cost.kernels import Origin
+from codesign.cost.origin import Origin
 from codesign.cost.prediction import Prediction
 
 

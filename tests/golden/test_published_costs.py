@@ -7,9 +7,10 @@ import codesign
 from codesign.cost.arrays import as_floats
 from codesign.cost.deployment import Assignment, Deployment
 from codesign.cost.inference import step_parts
-from codesign.cost.kernels import Target, gemm
+from codesign.cost.kernels import gemm
 from codesign.cost.memory import kv_bytes, total_weight_bytes
 from codesign.cost.step import Step
+from codesign.cost.target import Target
 from codesign.cost.workload import Workload
 from codesign.model.groups import fused_groups
 from codesign.schemes.catalog import parse_scheme

@@ -7,7 +7,9 @@ from machines import round_hardware
 from codesign.cost.arrays import as_floats
 from codesign.cost.attention import AttentionShape, attention, block_attention, latent_attention
 from codesign.cost.collectives import all_reduce
-from codesign.cost.kernels import ExpertShape, Origin, Target, gemm, moe, scheme_math
+from codesign.cost.kernels import ExpertShape, gemm, moe, scheme_math
+from codesign.cost.origin import Origin
+from codesign.cost.target import Target
 from codesign.errors import CapabilityError
 from codesign.model.layers import Attention, LatentAttention
 from codesign.schemes.catalog import parse_scheme

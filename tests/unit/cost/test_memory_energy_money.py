@@ -8,7 +8,6 @@ from machines import round_hardware, small_model
 import codesign
 from codesign.cost.arrays import as_floats
 from codesign.cost.energy import kernel_energy_joule
-from codesign.cost.kernels import Origin
 from codesign.cost.memory import (
     activation_bytes,
     group_bytes,
@@ -18,6 +17,7 @@ from codesign.cost.memory import (
     total_weight_bytes,
 )
 from codesign.cost.money import usd_per_million_tokens
+from codesign.cost.origin import Origin
 from codesign.cost.prediction import Prediction, add_predictions
 from codesign.cost.workload import Workload
 from codesign.hardware.hardware import Power

@@ -1,0 +1,97 @@
+"""Which constants predict a kernel: the sheet of its machine and library, a relative's, another library's, or none."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from codesign.cost.arrays import FloatArray, as_floats
+from codesign.cost.origin import Origin
+from codesign.cost.sheet_file import load_sheet, relative_distance, sheet_folder
+from codesign.cost.target import Target
+from codesign.hardware.file import load_hardware
+from codesign.hardware.hardware import Hardware
+
+# Ends of the 80 % interval where constants are borrowed: measured over predicted at the 10th and 90th percentile when
+# A100 and H100 (or two libraries on one of them) predict each other; `python scripts/transfer_errors.py` prints them.
+OTHER_MACHINE_FACTORS = (0.65, 1.50)
+OTHER_LIBRARY_FACTORS = (0.45, 2.50)
+# Doubling the distance to the fitted range widens the interval's ends by this share of themselves, in logarithms.
+STRETCH_PER_DOUBLING = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Constants with the ends of their interval on this machine and how they were come by."""
+
+    constants: Mapping[str, float]
+    fit_range: Mapping[str, tuple[float, float]]
+    low_factor: float
+    high_factor: float
+    origin: Origin
+
+    def interval(self, predicted_s: FloatArray, sizes: Mapping[str, FloatArray]) -> tuple[FloatArray, FloatArray]:
+        """Return the ends of the interval, wider the further a size lies outside of what was fitted."""
+        outside = as_floats(1.0)
+        for name, (low, high) in self.fit_range.items():
+            if name in sizes:
+                outside = np.maximum(outside, np.maximum(sizes[name] / max(high, 1e-9), low / sizes[name]))
+        stretch = 1.0 + STRETCH_PER_DOUBLING * np.log2(outside)
+        return predicted_s * self.low_factor**stretch, predicted_s * self.high_factor**stretch
+
+
+def choose(
+    target: Target, operation: str, keys: Sequence[str], alike: Callable[[str, Hardware], bool]
+) -> Chosen | None:
+    """Return the constants for one operation; None if no sheet has any that fit.
+
+    `keys` are the scheme or KV format and what is most like it, in order of preference. For each: the machine's own
+    sheet of the library, then that of the nearest relative, then other libraries likewise. `alike` says whether a
+    machine runs the same kind of kernel for a key.
+    """
+    hardware = target.hardware
+    found = []
+    for machine_name, library in shipped_sheets():
+        machine = _machine(machine_name)
+        same = machine_name == hardware.name
+        distance = 0.0 if same else relative_distance(hardware, machine)
+        sheet = None if distance is None else load_sheet(machine_name, library)
+        for i, key in enumerate(keys if sheet is not None else ()):
+            if sheet is not None and (operation, key) in sheet.calibrations and alike(key, machine):
+                rank = (i, library != target.library, not same, distance, machine_name, library)
+                found.append((rank, sheet.calibrations[operation, key], machine))
+    if not found:
+        return None
+    (other_key, other_library, other_machine, *_), calibration, machine = min(found, key=lambda one: one[0])
+    other_kernel = other_library or other_key > 0
+    low, high = calibration.low_factor, calibration.high_factor
+    for borrowed, factors in ((other_machine, OTHER_MACHINE_FACTORS), (other_kernel, OTHER_LIBRARY_FACTORS)):
+        if borrowed:
+            low, high = min(low, factors[0]), max(high, factors[1])
+    origin = Origin.TRANSFERRED if other_kernel or other_machine else Origin.CALIBRATED
+    constants = scaled(calibration.constants, hardware, machine) if other_machine else calibration.constants
+    return Chosen(constants, calibration.fit_range, low, high, origin)
+
+
+def scaled(constants: Mapping[str, float], hardware: Hardware, source: Hardware) -> dict[str, float]:
+    """Return a relative's constants for a machine that sustains less of its peaks, such as the T4 at 70 W."""
+    compute = min(1.0, hardware.sustained_compute_fraction / source.sustained_compute_fraction)
+    memory = min(1.0, hardware.memory.sustained_fraction / source.memory.sustained_fraction)
+    shares = {"compute_fraction": compute, "bandwidth_fraction": memory}
+    return {
+        name: value * next((share for ending, share in shares.items() if name.endswith(ending)), 1.0)
+        for name, value in constants.items()
+    }
+
+
+@functools.cache
+def shipped_sheets() -> tuple[tuple[str, str], ...]:
+    """Return (machine, library) of every shipped kernel sheet."""
+    names = sorted(path.name.removesuffix(".yaml") for path in sheet_folder().glob("*.*.yaml"))
+    return tuple((name.split(".", 1)[0], name.split(".", 1)[1]) for name in names)
+
+
+@functools.cache
+def _machine(name: str) -> Hardware:
+    return load_hardware(name)

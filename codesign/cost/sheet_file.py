@@ -1,0 +1,212 @@
+"""Kernel sheets as YAML: one file per (hardware, library) in the folder `kernels` beside the machines' profiles.
+
+Constants are in SI units, each named with its unit; what they mean stands with the formula of the operation.
+"""
+
+import functools
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from codesign.cost.gemm_time import gemm_constants_problem
+from codesign.cost.sheet import Calibration, KernelSheet
+from codesign.hardware.file import load_hardware
+from codesign.hardware.folder import NAME, list_hardware, profile_folder
+from codesign.hardware.hardware import Hardware
+from codesign.yaml_file import Section, read_yaml
+
+FORMAT_VERSION = 1
+OPERATIONS = ("gemm", "attention_decode", "attention_prefill", "moe", "all_reduce")
+# What is wrong with the constants of an operation, as a sentence; None if nothing is.
+CONSTANTS_PROBLEM: Mapping[str, Callable[[Mapping[str, float]], str | None]] = {"gemm": gemm_constants_problem}
+_KEYS = ("format_version", "hardware", "library", "library_version", "date", "source", "calibrations")
+_CALIBRATION_KEYS = (
+    "constants", "low_factor", "high_factor", "sample_count", "held_out_error_fraction", "fit_range",
+)  # fmt: skip
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+_NAME_OF_NUMBER = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_SCHEME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
+_NUMBER_MAX = 1e30
+_FACTOR_MAX = 1e3
+
+# Interval factors of a borrowed calibration, on top of its own. Source: leave-one-machine-out of BF16 between A100 and
+# H100 (two libraries, both ways), measured over predicted at the 10th and 90th percentile: 0.77 and 1.37.
+TRANSFER_LOW_FACTOR, TRANSFER_HIGH_FACTOR = 0.85, 1.18
+# How far apart two generations of tensor units are, in steps; machines that are not listed have no relatives.
+ARCHITECTURE_RANK = {"volta": 0, "turing": 1, "ampere": 2, "ada": 3, "hopper": 4, "blackwell": 6}
+DATACENTER_MEMORY = ("HBM",)
+MEMORY_CLASS_DISTANCE = 1.5
+
+
+def sheet_folder() -> Path:
+    """Return the folder of the shipped kernel sheets."""
+    return profile_folder() / "kernels"
+
+
+def sheet_path(hardware_name: str, library: str) -> Path:
+    """Return the file of the sheet of a machine (canonical name) and a library."""
+    return sheet_folder() / f"{hardware_name}.{library}.yaml"
+
+
+@functools.cache
+def load_sheet(hardware_name: str, library: str) -> KernelSheet | None:
+    """Return the shipped sheet of a machine (canonical name) and a library, None if there is none."""
+    if not NAME.fullmatch(hardware_name) or not NAME.fullmatch(library):
+        return None
+    path = sheet_path(hardware_name, library)
+    return read_sheet(path) if path.is_file() else None
+
+
+@functools.cache
+def shipped_sheets() -> tuple[tuple[str, str], ...]:
+    """Return (machine, library) of all shipped sheets of shipped machines, sorted."""
+    stems = [path.stem for path in sheet_folder().glob("*.yaml")]
+    names = list_hardware()
+    return tuple(
+        sorted((name, stem[len(name) + 1 :]) for stem in stems for name in names if stem.startswith(f"{name}."))
+    )
+
+
+def read_sheet(path: str | os.PathLike[str]) -> KernelSheet:
+    """Return the sheet in a YAML file; InputError names file, line and key of what is wrong."""
+    top = read_yaml(Path(path), "kernel sheet")
+    top.check_keys(_KEYS)
+    if top.integer("format_version", 1, 10**6) != FORMAT_VERSION:
+        top.refuse("format_version", f"this version of codesign reads {FORMAT_VERSION} only.")
+    if not _DATE.fullmatch(top.text("date")):
+        top.refuse("date", 'write it in quotes, such as "2026-11-21".')
+    for key in ("hardware", "library"):
+        if not NAME.fullmatch(top.text(key)):
+            top.refuse(key, "a name has lower-case letters, digits and . + - only (at most 80).")
+    operations = top.section("calibrations", "a mapping of operations")
+    operations.check_keys((), OPERATIONS)
+    return KernelSheet(
+        hardware=top.text("hardware"),
+        library=top.text("library"),
+        library_version=top.text("library_version"),
+        date=top.text("date"),
+        source=top.text("source"),
+        calibrations=_calibrations(operations),
+    )
+
+
+def _calibrations(operations: Section) -> dict[tuple[str, str], Calibration]:
+    found: dict[tuple[str, str], Calibration] = {}
+    operation_names = operations.keys()
+    for operation in operation_names:
+        schemes = operations.section(operation, "a mapping of schemes or KV formats")
+        found |= {(operation, name): _calibration(operation, schemes, name) for name in tuple(schemes.keys())}
+    return found
+
+
+def _calibration(operation: str, schemes: Section, scheme: str) -> Calibration:
+    if not _SCHEME.fullmatch(scheme):
+        schemes.refuse(scheme, "a scheme or KV format is at most 64 letters, digits and . + - _")
+    section = schemes.section(scheme)
+    section.check_keys(_CALIBRATION_KEYS)
+    constants = section.section("constants", "a mapping of numbers")
+    values = {name: _number(constants, name) for name in tuple(constants.keys())}
+    problem = CONSTANTS_PROBLEM[operation](values) if operation in CONSTANTS_PROBLEM else None
+    if problem is not None:
+        section.refuse("constants", problem)
+    ranges = section.section("fit_range", "a mapping of sizes, each with low and high")
+    return Calibration(
+        constants=values,
+        low_factor=section.number("low_factor", 1.0 / _FACTOR_MAX, 1.0),
+        high_factor=section.number("high_factor", 1.0, _FACTOR_MAX),
+        sample_count=section.integer("sample_count", 1, 10**9),
+        error_fraction=section.number("held_out_error_fraction", 0.0, _FACTOR_MAX),
+        fit_range={name: _range(ranges, name) for name in tuple(ranges.keys())},
+    )
+
+
+def _number(section: Section, name: str) -> float:
+    """Return a constant; every constant of a formula is a non-negative number."""
+    if not _NAME_OF_NUMBER.fullmatch(name):
+        section.refuse(name, "a constant is named with lower-case letters, digits and _ (at most 64).")
+    return section.number(name, 0.0, _NUMBER_MAX)
+
+
+def _range(ranges: Section, name: str) -> tuple[float, float]:
+    if not _NAME_OF_NUMBER.fullmatch(name):
+        ranges.refuse(name, "a size is named with lower-case letters, digits and _ (at most 64).")
+    section = ranges.section(name, "a mapping with low and high")
+    section.check_keys(("low", "high"))
+    low, high = section.number("low", 0.0, _NUMBER_MAX), section.number("high", 0.0, _NUMBER_MAX)
+    if low > high:
+        ranges.refuse(name, f"low, {low:g}, is above high, {high:g}.")
+    return low, high
+
+
+def sheet_yaml(sheet: KernelSheet) -> str:
+    """Return the text of a sheet, which `read_sheet` reads back unchanged."""
+    lines = [
+        f"# Kernel sheet of {sheet.library} on {sheet.hardware}: constants in SI units, each named with its unit.",
+        f"format_version: {FORMAT_VERSION}",
+        *(f'{key}: "{_escaped(getattr(sheet, key))}"' for key in ("hardware", "library", "library_version")),
+        *(f'{key}: "{_escaped(getattr(sheet, key))}"' for key in ("date", "source")),
+        "calibrations:" if sheet.calibrations else "calibrations: {}",
+    ]
+    operations = [name for name in OPERATIONS if any(name == operation for operation, _ in sheet.calibrations)]
+    for operation in operations:
+        lines.append(f"  {operation}:")
+        for (other, scheme), calibration in sheet.calibrations.items():
+            if other == operation:
+                lines += [f'    "{scheme}":', *_calibration_lines(calibration)]
+    return "\n".join(lines) + "\n"
+
+
+def _calibration_lines(calibration: Calibration) -> list[str]:
+    ranges = calibration.fit_range.items()
+    spans = ", ".join(f"{name}: {{low: {_shown(low)}, high: {_shown(high)}}}" for name, (low, high) in ranges)
+    constants = [f"        {name}: {_shown(value)}" for name, value in calibration.constants.items()]
+    return [
+        f"      low_factor: {_shown(calibration.low_factor)}",
+        f"      high_factor: {_shown(calibration.high_factor)}",
+        f"      sample_count: {calibration.sample_count}",
+        f"      held_out_error_fraction: {_shown(calibration.error_fraction)}",
+        f"      fit_range: {{{spans}}}",
+        "      constants:" if constants else "      constants: {}",
+        *constants,
+    ]
+
+
+def _shown(value: float) -> str:
+    """Return the shortest text that reads back as the same number."""
+    text = repr(float(value))
+    return text.removesuffix(".0")
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"')
+
+
+def nearest_sheet(
+    hardware: Hardware, library: str, holds: tuple[str, str] | None = None
+) -> tuple[KernelSheet, Hardware] | None:
+    """Return the sheet of the machine's nearest relative with its machine; None if there is no relative.
+
+    A relative has the same vendor, kind and library, a listed architecture, and if `holds` names an (operation,
+    scheme), that calibration.
+    """
+    related = []
+    for name, sheet_library in shipped_sheets():
+        machine = load_hardware(name)
+        distance = relative_distance(hardware, machine)
+        sheet = load_sheet(name, library) if sheet_library == library and name != hardware.name else None
+        if sheet is not None and distance is not None and (holds is None or holds in sheet.calibrations):
+            related.append((distance, name, sheet, machine))
+    return min(related, key=lambda found: found[:2])[2:] if related else None
+
+
+def relative_distance(hardware: Hardware, other: Hardware) -> float | None:
+    """Return how far apart two machines are: steps of architecture, more where only one has stacked memory.
+
+    None if they are no relatives.
+    """
+    ranks = [ARCHITECTURE_RANK.get(machine.architecture.lower()) for machine in (hardware, other)]
+    if ranks[0] is None or ranks[1] is None or (hardware.vendor, hardware.kind) != (other.vendor, other.kind):
+        return None
+    stacked = [machine.memory.technology.upper().startswith(DATACENTER_MEMORY) for machine in (hardware, other)]
+    return abs(ranks[0] - ranks[1]) + (MEMORY_CLASS_DISTANCE if stacked[0] != stacked[1] else 0.0)
