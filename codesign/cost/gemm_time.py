@@ -32,8 +32,6 @@ VECTOR_CONSTANTS = (
 )  # fmt: skip
 HOST_CONSTANTS = ("host_s", "host_extra_s", "host_rows")
 
-# Times of the machine's own work, which shrink with its clock; what the host adds stays.
-DEVICE_SECONDS = ("fixed_s", "tile_overhead_s", "split_s", "vector_fixed_s", "quantize_row_s")
 
 _GROUPS = (WEIGHT_ONLY_CONSTANTS, QUANTIZING_CONSTANTS, VECTOR_CONSTANTS, HOST_CONSTANTS)
 _CONSTANT_MIN, _CONSTANT_MAX = 1e-15, 1e6
@@ -107,15 +105,6 @@ def gemm_seconds(
     times = [work_seconds(constants, gemm_work(hardware, scheme, m[c], n[c], k[c], policy)) for c in chunks]
     parts = ([getattr(time, name) for time in times] for name in ("compute_s", "memory_s", "fixed_s", "predicted_s"))
     return GemmTime(*(np.concatenate(part).reshape(shape) for part in parts))
-
-
-def transferred_gemm(constants: Mapping[str, float], origin: Hardware, target: Hardware) -> dict[str, float]:
-    """Return the constants of one machine for another: times in cycles stay, fractions of peaks stay.
-
-    Source: leave-one-machine-out between A100 and H100, where scaling by the clock lowers the error from 22 % to 15 %.
-    """
-    clock_ratio = origin.boost_clock_hz / target.boost_clock_hz
-    return {name: value * clock_ratio if name in DEVICE_SECONDS else value for name, value in constants.items()}
 
 
 def gemm_work(

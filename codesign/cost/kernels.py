@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from codesign.cost.arrays import FloatArray, as_floats
-from codesign.cost.calibration import choose
+from codesign.cost.calibration import choose, without_host
 from codesign.cost.gemm_time import gemm_math, gemm_seconds
 from codesign.cost.origin import Origin
 from codesign.cost.roofline import KernelTime, OpCost, Rates, kernel_time
@@ -147,8 +147,13 @@ def gemm_cost(scheme: Scheme, quantizes: bool, m: FloatArray, n: FloatArray, k: 
     )
 
 
-def gemm(target: Target, scheme: Scheme, m: FloatArray, n: FloatArray, k: FloatArray) -> KernelPrediction:
-    """Return the time of out[m, n] = x[m, k] · W on one device; the arrays broadcast against each other."""
+def gemm(
+    target: Target, scheme: Scheme, m: FloatArray, n: FloatArray, k: FloatArray, *, in_step: bool = False
+) -> KernelPrediction:
+    """Return the time of out[m, n] = x[m, k] · W on one device; the arrays broadcast against each other.
+
+    A call on its own waits for the host; `in_step` says that it is part of a captured or queued step, which does not.
+    """
     math_dtype, quantizes = scheme_math(scheme, target)
     m, n, k = np.broadcast_arrays(as_floats(m), as_floats(n), as_floats(k))
     keys = sheet_keys(scheme, quantizes)
@@ -156,7 +161,8 @@ def gemm(target: Target, scheme: Scheme, m: FloatArray, n: FloatArray, k: FloatA
     if chosen is None:
         cost = gemm_cost(scheme, quantizes, m, n, k)
         return datasheet_prediction("gemm", cost, datasheet_rates(target.hardware, math_dtype))
-    time = gemm_seconds(chosen.constants, target.hardware, scheme, m, n, k)
+    constants = without_host(chosen.constants) if in_step else chosen.constants
+    time = gemm_seconds(constants, target.hardware, scheme, m, n, k)
     low_s, high_s = chosen.interval(time.predicted_s, {"m": m, "n": n, "k": k})
     parts = KernelTime(time.compute_s, time.memory_s, time.fixed_s)
     return KernelPrediction(parts, time.predicted_s, low_s, high_s, chosen.origin)

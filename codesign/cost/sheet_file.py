@@ -11,7 +11,6 @@ from pathlib import Path
 
 from codesign.cost.gemm_time import gemm_constants_problem
 from codesign.cost.sheet import Calibration, KernelSheet
-from codesign.hardware.file import load_hardware
 from codesign.hardware.folder import NAME, list_hardware, profile_folder
 from codesign.hardware.hardware import Hardware
 from codesign.yaml_file import Section, read_yaml
@@ -30,9 +29,6 @@ _SCHEME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
 _NUMBER_MAX = 1e30
 _FACTOR_MAX = 1e3
 
-# Interval factors of a borrowed calibration, on top of its own. Source: leave-one-machine-out of BF16 between A100 and
-# H100 (two libraries, both ways), measured over predicted at the 10th and 90th percentile: 0.77 and 1.37.
-TRANSFER_LOW_FACTOR, TRANSFER_HIGH_FACTOR = 0.85, 1.18
 # How far apart two generations of tensor units are, in steps; machines that are not listed have no relatives.
 ARCHITECTURE_RANK = {"volta": 0, "turing": 1, "ampere": 2, "ada": 3, "hopper": 4, "blackwell": 6}
 DATACENTER_MEMORY = ("HBM",)
@@ -180,24 +176,6 @@ def _shown(value: float) -> str:
 
 def _escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace('"', '\\"')
-
-
-def nearest_sheet(
-    hardware: Hardware, library: str, holds: tuple[str, str] | None = None
-) -> tuple[KernelSheet, Hardware] | None:
-    """Return the sheet of the machine's nearest relative with its machine; None if there is no relative.
-
-    A relative has the same vendor, kind and library, a listed architecture, and if `holds` names an (operation,
-    scheme), that calibration.
-    """
-    related = []
-    for name, sheet_library in shipped_sheets():
-        machine = load_hardware(name)
-        distance = relative_distance(hardware, machine)
-        sheet = load_sheet(name, library) if sheet_library == library and name != hardware.name else None
-        if sheet is not None and distance is not None and (holds is None or holds in sheet.calibrations):
-            related.append((distance, name, sheet, machine))
-    return min(related, key=lambda found: found[:2])[2:] if related else None
 
 
 def relative_distance(hardware: Hardware, other: Hardware) -> float | None:

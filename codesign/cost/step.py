@@ -130,7 +130,7 @@ def group_kernel(group: FusedGroup, scheme: Scheme, target: Target, step: Step) 
         return moe(target, scheme, shape)
     n, k = group.shard(gpus)
     rows = step.batch if group.name == "head" else step.tokens
-    return gemm(target, scheme, as_floats(rows), as_floats(n), as_floats(k))
+    return gemm(target, scheme, as_floats(rows), as_floats(n), as_floats(k), in_step=True)
 
 
 Kernels = list[tuple[KernelPrediction, float]]  # a kernel and how often it runs in the step

@@ -12,7 +12,6 @@ from codesign.cost.gemm_time import (
     TilePolicy,
     gemm_constants_problem,
     gemm_seconds,
-    transferred_gemm,
 )
 from codesign.errors import CapabilityError
 from codesign.schemes.catalog import parse_scheme
@@ -130,16 +129,6 @@ def test_a_scheme_that_cannot_run_is_refused():
     lacking = round_hardware(peak_flop_per_s={"int8": 1e12})
     with pytest.raises(CapabilityError, match="BF16 does not run on round"):
         seconds(BASE, lacking, parse_scheme("BF16"), 1, 64, 64)
-
-
-def test_transfer_shortens_device_times_with_the_clock_only():
-    faster = round_hardware(boost_clock_hz=2e9)
-    moved = transferred_gemm(BASE | HOST, round_hardware(), faster)
-    assert moved["fixed_s"] == BASE["fixed_s"] / 2
-    assert {name: moved[name] for name in ("host_s", "bandwidth_fraction")} == {
-        "host_s": HOST["host_s"],
-        "bandwidth_fraction": BASE["bandwidth_fraction"],
-    }
 
 
 @pytest.mark.parametrize(

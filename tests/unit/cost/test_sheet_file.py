@@ -9,14 +9,12 @@ from codesign.cost.gemm_time import gemm_constants_problem
 from codesign.cost.sheet import Calibration, KernelSheet
 from codesign.cost.sheet_file import (
     load_sheet,
-    nearest_sheet,
     read_sheet,
     relative_distance,
     sheet_yaml,
     shipped_sheets,
 )
 from codesign.errors import InputError
-from codesign.hardware.file import load_hardware
 
 SHIPPED = shipped_sheets()
 numbers = st.floats(0, 1e29).filter(lambda x: len(repr(x)) <= 40)
@@ -113,24 +111,6 @@ def test_a_missing_or_binary_file_is_an_input_error(tmp_path):
     (tmp_path / "binary.yaml").write_bytes(b"\xff\x00\x01")
     with pytest.raises(InputError):
         read_sheet(tmp_path / "binary.yaml")
-
-
-@pytest.mark.parametrize(
-    ("name", "holds", "relative"),
-    [
-        ("h200-sxm", None, "h100-sxm"),
-        ("a100-pcie-80gb", None, "a100-sxm-80gb"),
-        ("b200", None, "h100-sxm"),
-        ("t4", None, "a100-sxm-80gb"),
-        ("l40s", ("gemm", "FP8"), "h100-sxm"),
-        ("h200-sxm", ("gemm", "W4A16-g128"), "a100-sxm-80gb"),
-        ("h200-sxm", ("gemm", "NVFP4"), None),
-        ("mi300x", None, None),
-    ],
-)
-def test_nearest_sheet(name, holds, relative):
-    found = nearest_sheet(load_hardware(name), "trtllm", holds)
-    assert (found and found[1].name) == relative
 
 
 def test_distance_grows_with_generations_and_kind_of_memory():
