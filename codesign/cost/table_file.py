@@ -52,6 +52,11 @@ def predict_serving_file(source: str, target: Path | None) -> None:
     """Predict every row of a serving table; the input's columns are kept and the results added."""
     frame = read_table(source)
     _need_columns(frame, ("hw", "model", "concurrency", "prompt_tokens", "output_tokens"), source)
+    write_table(predict_servers(frame), target)
+
+
+def predict_servers(frame: "DataFrame") -> "DataFrame":
+    """Return a serving table with its results added; equal rows are predicted once."""
     texts = {name: _texts(frame, name) for name in SERVING_TEXTS}
     numbers = {name: _numbers(frame, name) for name in SERVING_NUMBERS if name in frame.columns}
     numbers["gpus"] = np.nan_to_num(numbers.get("gpus", np.full(len(frame), np.nan)), nan=1.0)
@@ -63,12 +68,12 @@ def predict_serving_file(source: str, target: Path | None) -> None:
         if key not in known:
             known[key] = _predict_server(row)
         predicted.append(known[key])
-    for name in SERVING_VALUES:
-        for end in ("", "_low", "_high"):
-            frame[name + end] = [one.get(name + end, np.nan) for one in predicted]
-    for name in ("origin", "reason"):
-        frame[name] = [one[name] for one in predicted]
-    write_table(frame, target)
+    results = {
+        name + end: [one.get(name + end, np.nan) for one in predicted]
+        for name in SERVING_VALUES
+        for end in ("", "_low", "_high")
+    }
+    return frame.assign(**results, **{name: [one[name] for one in predicted] for name in ("origin", "reason")})
 
 
 def _predict_server(row: dict[str, Any]) -> dict[str, Any]:
