@@ -1,18 +1,26 @@
 """Fit the constants of codesign/cost/gemm_time.py to measured multiplications, with an honest interval.
 
-The squared logarithm of predicted over measured is minimised, damped for outliers (soft L1), and a weak pull towards
-usual values decides what few points leave open. Optional parts of the formula are kept only if they earn their place.
+Optional parts of the formula are kept only if they earn their place.
 """
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import least_squares
 
 from codesign.cost.arrays import FloatArray, as_floats
+from codesign.cost.fit_constants import (
+    SEED,
+    Bounds,
+    Constants,
+    Mask,
+    calibration,
+    fit_constants,
+    held_out_ratios,
+    shape_index,
+)
 from codesign.cost.gemm_time import (
     QUANTIZING_CONSTANTS,
     REQUIRED_CONSTANTS,
@@ -33,24 +41,9 @@ POINTS_MIN = 12
 SECONDS_MIN, SECONDS_MAX = 1e-7, 1e4
 SIZE_MAX = 2.0**24
 WORK_RATIO_MIN = 4.0
-OUTLIER_LOG = 0.06
-PRIOR_WEIGHT = 0.06
 GAIN_MIN = 0.05
-START_COUNT, START_SPREAD = 4, 0.4
-FOLD_COUNT = 5
+START_COUNT = 4
 SELECTION_ROWS = 500
-COVERAGE = 0.8
-SEED = 20261121
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """Smallest, largest and usual value of a constant, and how far (as a factor's logarithm) it usually strays."""
-
-    low: float
-    high: float
-    usual: float
-    spread: float = 1.0
 
 
 CONSTANTS: Mapping[str, Bounds] = {
@@ -118,12 +111,6 @@ class GemmRows:
         """Return the rows chosen."""
         return GemmRows(self.m[rows], self.n[rows], self.k[rows], self.seconds[rows])
 
-    @property
-    def shape_index(self) -> npt.NDArray[np.intp]:
-        """Return for each row which (n, k) it has, as a number from 0."""
-        index: npt.NDArray[np.intp] = np.unique(np.stack([self.n, self.k]), axis=1, return_inverse=True)[1].ravel()
-        return index
-
 
 def fit_gemm(rows: GemmRows, hardware: Hardware, scheme: Scheme) -> Calibration:
     """Return the calibration of a scheme from measured rows; the same rows in any order give the same constants.
@@ -136,15 +123,7 @@ def fit_gemm(rows: GemmRows, hardware: Hardware, scheme: Scheme) -> Calibration:
     form = _chosen_form(_sample(rows, SELECTION_ROWS), hardware, scheme)
     constants = _fit(rows, hardware, scheme, form, START_COUNT)[0]
     ratios = _held_out_ratios(rows, hardware, scheme, form)
-    low, high = interval_factors(ratios)
-    return Calibration(
-        constants=constants,
-        low_factor=low,
-        high_factor=high,
-        sample_count=len(rows.m),
-        error_fraction=float(f"{np.mean(np.abs(1.0 / ratios - 1.0)):.4g}"),
-        fit_range={name: (float(column.min()), float(column.max())) for name, column in _sizes(rows).items()},
-    )
+    return calibration(constants, ratios, _sizes(rows))
 
 
 def _sizes(rows: GemmRows) -> dict[str, FloatArray]:
@@ -197,60 +176,33 @@ def _form(scheme: Scheme, parts: tuple[Part, ...]) -> Form:
 
 def _fit(
     rows: GemmRows, hardware: Hardware, scheme: Scheme, form: Form, start_count: int = 1
-) -> tuple[dict[str, float], float]:
+) -> tuple[Constants, float]:
     """Return the best constants over several starts, and their cost."""
     work = gemm_work(hardware, scheme, rows.m, rows.n, rows.k, tile_policy(form.fixed))
-    bounds = [CONSTANTS[name] for name in form.names]
-    low, high, usual = (np.log([getattr(bound, end) for bound in bounds]) for end in ("low", "high", "usual"))
-    floor = np.log(0.9 * np.quantile(rows.seconds, 0.02))
+    smallest_s = float(0.9 * np.quantile(rows.seconds, 0.02))
     from_data = ("host_s",) if "host_s" in form.names else ("fixed_s", "vector_fixed_s")
-    for index, name in enumerate(form.names):  # fixed times differ most between libraries: start from the smallest
-        if name in from_data:
-            usual[index] = np.clip(floor, low[index], high[index])
-    spread = np.array([bound.spread for bound in bounds])
-
-    def residuals(x: FloatArray) -> FloatArray:
-        constants = dict(zip(form.names, np.exp(x), strict=True))
-        predicted_s = work_seconds({**constants, **form.fixed}, work).predicted_s
-        return np.concatenate([np.log(predicted_s / rows.seconds), PRIOR_WEIGHT * (x - usual) / spread])
-
-    rng = np.random.default_rng(SEED)
-    starts = [usual + START_SPREAD * index * rng.normal(size=usual.size) * spread for index in range(start_count)]
-    margin = 1e-3
-    fits = [
-        least_squares(
-            residuals, np.clip(start, low + margin, high - margin), bounds=(low, high), loss="soft_l1",
-            f_scale=OUTLIER_LOG, diff_step=1e-3, max_nfev=80, ftol=1e-6, xtol=1e-6,
-        )
-        for start in starts
-    ]  # fmt: skip
-    best = min(fits, key=lambda fit: float(fit.cost))
-    constants = {name: float(f"{value:.4g}") for name, value in zip(form.names, np.exp(best.x), strict=True)}
-    return {**constants, **form.fixed}, float(best.cost)
+    # Fixed times differ most between libraries: start from the smallest time.
+    bounds = {
+        name: replace(bound, usual=min(max(smallest_s, bound.low), bound.high)) if name in from_data else bound
+        for name, bound in ((name, CONSTANTS[name]) for name in form.names)
+    }
+    constants, cost = fit_constants(
+        bounds, lambda c: work_seconds({**c, **form.fixed}, work).predicted_s, rows.seconds, start_count
+    )
+    return {**constants, **form.fixed}, cost
 
 
 def _held_out_ratios(rows: GemmRows, hardware: Hardware, scheme: Scheme, form: Form) -> FloatArray:
     """Return measured over predicted of every row, predicted by a fit that saw no row of the same (n, k)."""
-    index = rows.shape_index
-    fold_of_shape = np.random.default_rng(SEED).permutation(index.max() + 1) % FOLD_COUNT
-    fold = fold_of_shape[index]
-    ratios = np.ones_like(rows.seconds)
-    for held_out in np.unique(fold):
-        test = fold == held_out
-        training = rows.take(~test) if not test.all() else rows
-        constants = _fit(training, hardware, scheme, form)[0]
-        unseen = rows.take(test)
+
+    def predicted_s(constants: Constants, mask: Mask) -> FloatArray:
+        unseen = rows.take(mask)
         work = gemm_work(hardware, scheme, unseen.m, unseen.n, unseen.k, tile_policy(form.fixed))
-        ratios[test] = unseen.seconds / work_seconds(constants, work).predicted_s
-    return ratios
+        return work_seconds(constants, work).predicted_s
 
-
-def interval_factors(ratios: FloatArray, coverage: float = COVERAGE) -> tuple[float, float]:
-    """Return the factors around a prediction that hold `coverage` of the measured over predicted ratios.
-
-    Quantiles with the finite-sample correction of conformal prediction. Source: Vovk et al. 2005, split conformal.
-    """
-    count = len(ratios)
-    upper = min(1.0, (1.0 + coverage) / 2.0 * (count + 1) / count)
-    low, high = np.quantile(ratios, [1.0 - upper, upper])
-    return float(f"{min(low, 1.0):.4g}"), float(f"{max(high, 1.0):.4g}")
+    return held_out_ratios(
+        shape_index(rows.n, rows.k),
+        rows.seconds,
+        lambda mask: _fit(rows.take(mask), hardware, scheme, form)[0],
+        predicted_s,
+    )

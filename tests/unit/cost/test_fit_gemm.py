@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from machines import round_hardware
 
-from codesign.cost.fit_gemm import GemmRows, fit_gemm, interval_factors
+from codesign.cost.fit_constants import interval_factors
+from codesign.cost.fit_gemm import GemmRows, fit_gemm
 from codesign.cost.gemm_time import gemm_constants_problem, gemm_seconds
 from codesign.errors import InputError
 from codesign.schemes.catalog import parse_scheme
