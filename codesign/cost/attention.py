@@ -1,12 +1,20 @@
 """Seconds of attention over a KV cache, grouped-query and latent, prefill and decode."""
 
-from dataclasses import dataclass
+import math
 
 import numpy as np
 
 from codesign.cost.arrays import Amount, FloatArray, as_floats
+from codesign.cost.attention_time import (
+    AttentionShape,
+    attention_key,
+    attention_work,
+    decode_seconds,
+    prefill_seconds,
+)
+from codesign.cost.calibration import choose
 from codesign.cost.kernels import KernelPrediction, datasheet_prediction, datasheet_rates
-from codesign.cost.roofline import OpCost
+from codesign.cost.roofline import KernelTime, OpCost
 from codesign.cost.target import Target
 from codesign.cost.traffic import ACTIVATION_BYTES, attended_pairs, attention_flop
 from codesign.errors import CapabilityError
@@ -16,19 +24,9 @@ from codesign.schemes.kv import KvFormat, bytes_per_token
 
 ATTENTION_MATH_DTYPES = ("bf16", "fp16", "fp32", "int8")
 CONVERT_FLOP_PER_KV_ELEMENT = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class AttentionShape:
-    """One attention kernel, as numbers or arrays; `kv_tokens` counts what the last query sees, itself included."""
-
-    batch: FloatArray
-    query_tokens: FloatArray
-    kv_tokens: FloatArray
-    heads: FloatArray
-    kv_heads: FloatArray
-    head_dim: FloatArray
-    window_tokens: float | None = None
+MEASURED_HEAD_DIMS = (64, 128)
+MEASURED_ALIKE = {"fp16": "bf16", "fp8_e5m2": "fp8"}
+SIZES = ("batch", "query_tokens", "kv_tokens", "heads", "kv_heads", "head_dim")
 
 
 def attention_math_dtype(hardware: Hardware) -> str:
@@ -42,10 +40,45 @@ def attention_math_dtype(hardware: Hardware) -> str:
 
 
 def attention(target: Target, kv: KvFormat, shape: AttentionShape) -> KernelPrediction:
-    """Return the time of softmax attention with grouped KV heads.
+    """Return the time of softmax attention with grouped KV heads; one query token everywhere means decode.
 
     Decode reads the whole cache; prefill reads each key and value once and writes the new ones.
     """
+    datasheet = _datasheet_attention(target, kv, shape)
+    decode = bool(np.all(shape.query_tokens == 1))
+    chosen = choose(target, "attention_decode" if decode else "attention_prefill", sheet_keys(kv, shape), _always)
+    if chosen is None:
+        return datasheet
+    dims = shape.head_dim.astype(np.int64)
+    token_bytes = as_floats(bytes_per_token(kv, 2 * dims, dims))
+    work = attention_work(target.hardware, attention_math_dtype(target.hardware), shape, token_bytes)
+    time = (decode_seconds if decode else prefill_seconds)(chosen.constants, work)
+    sizes = {name: getattr(shape, name) for name in SIZES}
+    form = np.shape(datasheet.predicted_s)
+    compute_s, memory_s, fixed_s, predicted_s = (
+        part.reshape(form) for part in (time.compute_s, time.memory_s, time.fixed_s, time.predicted_s)
+    )
+    low_s, high_s = chosen.interval(predicted_s, sizes)
+    time_by_cause = KernelTime(compute_s, memory_s, fixed_s)
+    return KernelPrediction(time_by_cause, predicted_s, low_s, high_s, chosen.origin, datasheet.load)
+
+
+def sheet_keys(kv: KvFormat, shape: AttentionShape) -> list[list[str]]:
+    """Return the names under which sheets may hold these kernels: of the KV format, then of others, nearest first.
+
+    Head dimensions that were measured stand in for others, the nearest first.
+    """
+    typical = float(np.median(shape.head_dim))
+    dims = sorted(MEASURED_HEAD_DIMS, key=lambda dim: abs(math.log(dim / typical)))
+    formats = [MEASURED_ALIKE.get(kv.name, kv.name), *(["fp8"] if kv.quantized else [])]
+    return [[attention_key(name, dim) for dim in dims] for name in dict.fromkeys(formats)]
+
+
+def _always(_: str, __: Hardware) -> bool:
+    return True
+
+
+def _datasheet_attention(target: Target, kv: KvFormat, shape: AttentionShape) -> KernelPrediction:
     elements = 2.0 * shape.kv_heads * shape.head_dim
     pairs = shape.batch * attended_pairs(shape.query_tokens, shape.kv_tokens, shape.window_tokens)
     kept = (

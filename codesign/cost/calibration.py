@@ -44,24 +44,25 @@ class Chosen:
 
 
 def choose(
-    target: Target, operation: str, keys: Sequence[str], alike: Callable[[str, Hardware], bool]
+    target: Target, operation: str, keys: Sequence[Sequence[str]], alike: Callable[[str, Hardware], bool]
 ) -> Chosen | None:
     """Return the constants for one operation; None if no sheet has any that fit.
 
-    `keys` are the scheme or KV format and what is most like it, in order of preference. For each: the machine's own
-    sheet of the library, then that of the nearest relative, then other libraries likewise. `alike` says whether a
-    machine runs the same kind of kernel for a key.
+    `keys` are the names under which sheets may hold the operation, in groups of like kernels, the best group first.
+    Within a group: the machine's own sheet of the library, then that of the nearest relative, then other libraries
+    likewise; of one sheet the first key. `alike` says whether a machine runs the same kind of kernel for a key.
     """
     hardware = target.hardware
+    ranked = [(group, place, key) for group, names in enumerate(keys) for place, key in enumerate(names)]
     found = []
     for machine_name, library in shipped_sheets():
         machine = _machine(machine_name)
         same = machine_name == hardware.name
         distance = 0.0 if same else relative_distance(hardware, machine)
         sheet = None if distance is None else load_sheet(machine_name, library)
-        for i, key in enumerate(keys if sheet is not None else ()):
+        for group, place, key in ranked if sheet is not None else ():
             if sheet is not None and (operation, key) in sheet.calibrations and alike(key, machine):
-                rank = (i, library != target.library, not same, distance, machine_name, library)
+                rank = (group, library != target.library, not same, distance, place, machine_name, library)
                 found.append((rank, sheet.calibrations[operation, key], machine))
     if not found:
         return None

@@ -12,7 +12,10 @@ import numpy.typing as npt
 
 from codesign.cost.arrays import FloatArray, as_floats
 from codesign.cost.fit_constants import (
+    SECONDS_MAX,
+    SECONDS_MIN,
     SEED,
+    SIZE_MAX,
     Bounds,
     Constants,
     Mask,
@@ -38,8 +41,6 @@ from codesign.hardware.hardware import Hardware
 from codesign.schemes.scheme import Scheme
 
 POINTS_MIN = 12
-SECONDS_MIN, SECONDS_MAX = 1e-7, 1e4
-SIZE_MAX = 2.0**24
 WORK_RATIO_MIN = 4.0
 GAIN_MIN = 0.05
 START_COUNT = 4

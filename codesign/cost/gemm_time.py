@@ -12,7 +12,7 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
-from codesign.cost.arrays import FloatArray, as_floats
+from codesign.cost.arrays import FloatArray, as_floats, smooth_maximum
 from codesign.cost.traffic import gemm_activation_bytes, gemm_flop, quantize_activation_bytes
 from codesign.errors import CapabilityError
 from codesign.hardware.hardware import Hardware
@@ -203,12 +203,12 @@ def work_seconds(constants: Mapping[str, float], work: GemmWork) -> GemmTime:
     compute_s = _tiles_s(c, work)
     memory_s = work.bytes / (work.bytes_per_s * c["bandwidth_fraction"])
     fixed_s = np.full_like(memory_s, c["fixed_s"])
-    total_s = fixed_s + _norm(memory_s, compute_s, exponent)
+    total_s = fixed_s + smooth_maximum(memory_s, compute_s, exponent)
     if "vector_fixed_s" in c:
         vector_compute_s = work.flop / (work.vector_flop_per_s * c["vector_compute_fraction"])
         vector_compute_s = vector_compute_s + work.k * c["vector_k_latency_cycles"] / work.clock_hz
         vector_memory_s = work.bytes / (work.bytes_per_s * c["vector_bandwidth_fraction"])
-        vector_s = c["vector_fixed_s"] + _norm(vector_memory_s, vector_compute_s, exponent)
+        vector_s = c["vector_fixed_s"] + smooth_maximum(vector_memory_s, vector_compute_s, exponent)
         faster = vector_s < total_s
         compute_s = np.where(faster, vector_compute_s, compute_s)
         memory_s = np.where(faster, vector_memory_s, memory_s)
@@ -220,7 +220,7 @@ def work_seconds(constants: Mapping[str, float], work: GemmWork) -> GemmTime:
         memory_s, total_s = memory_s + quantize_s, total_s + quantize_s
     if "host_s" in c:
         host_s = c["host_s"] + np.where(work.m > c["host_rows"], c["host_extra_s"], 0.0)
-        fixed_s, total_s = np.maximum(fixed_s, host_s), _norm(total_s, host_s, HOST_EXPONENT)
+        fixed_s, total_s = np.maximum(fixed_s, host_s), smooth_maximum(total_s, host_s, HOST_EXPONENT)
     return GemmTime(compute_s, memory_s, fixed_s, total_s)
 
 
@@ -241,9 +241,3 @@ def _tiles_s(c: Mapping[str, float], work: GemmWork) -> FloatArray:
     seconds = waves * (step_s * work.tile_k + c["tile_overhead_s"]) + np.where(work.tile_split > 1, reduce_s, 0.0)
     best: FloatArray = np.where(work.tile_allowed, seconds, np.inf).min(axis=0)
     return best
-
-
-def _norm(a: FloatArray, b: FloatArray, exponent: float) -> FloatArray:
-    """Return the smooth maximum (a^p + b^p)^(1/p), computed without overflow."""
-    high = np.maximum(np.maximum(a, b), np.finfo(np.float64).tiny)
-    return as_floats(high * (1.0 + (np.minimum(a, b) / high) ** exponent) ** (1.0 / exponent))

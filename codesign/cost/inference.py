@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from codesign.cost.deployment import Assignment, Deployment
 from codesign.cost.energy import stage_energy_joule
+from codesign.cost.engine import DEFAULT_ENGINE, engine_class, host_s, host_wait, step_kernel_count
 from codesign.cost.memory import MemoryNeed, largest_batch, largest_context, memory_need, total_weight_bytes
 from codesign.cost.money import usd_per_million_tokens
 from codesign.cost.prediction import Prediction, StageTime, add_predictions, add_stages
@@ -25,7 +26,10 @@ from codesign.schemes.scheme import Scheme
 
 @dataclass(frozen=True, slots=True)
 class InferencePrediction:
-    """The answer for one deployment; `parts` split prefill and decode by weights, attention, element-wise, links."""
+    """The answer for one deployment; `parts` split prefill and decode by weights, attention, element-wise, links.
+
+    Under an engine whose host holds the device up, its waiting is a part too: `host`.
+    """
 
     ttft_s: Prediction
     tpot_s: Prediction
@@ -45,15 +49,23 @@ class InferencePrediction:
         return self.memory.total_bytes <= self.capacity_bytes
 
 
-def step_parts(deployment: Deployment, assignment: Assignment, step: Step) -> dict[str, StageTime]:
+def step_parts(
+    deployment: Deployment, assignment: Assignment, step: Step, engine: str = DEFAULT_ENGINE
+) -> dict[str, StageTime]:
     """Return the time of one pass by cause."""
     model, target = deployment.model, deployment.target
-    return {
+    parts = {
         "weights": _weights_time(assignment, target, step),
         "attention": total_stage(attention_kernels(model, assignment.kv, target, step)),
         "elementwise": total_stage(elementwise_kernels(model, target, step)),
         "communication": total_stage(communication_kernels(model, target, step)),
     }
+    issuing = engine_class(engine)
+    if issuing.python_loop:
+        kernel_count = step_kernel_count(issuing, assignment.groups, assignment.schemes)
+        issued_s = host_s(issuing, target.hardware, kernel_count)
+        parts["host"] = host_wait(add_stages(parts.values()).seconds, issued_s)
+    return parts
 
 
 def _weights_time(assignment: Assignment, target: Target, step: Step) -> StageTime:
@@ -68,17 +80,22 @@ def request_s(ttft_s: Prediction, tpot_s: Prediction, output_tokens: int) -> Pre
     return add_predictions((ttft_s, tpot_s.scaled(output_tokens - 1)))
 
 
-def predict_inference(deployment: Deployment, assignment: Assignment) -> InferencePrediction:
-    """Predict a deployment whose batch arrives together at an idle machine and runs to its end."""
+def predict_inference(
+    deployment: Deployment, assignment: Assignment, engine: str = DEFAULT_ENGINE
+) -> InferencePrediction:
+    """Predict a deployment whose batch arrives together at an idle machine and runs to its end.
+
+    `engine` names a class of `cost/engine.py`, or an engine of one.
+    """
     workload, target, model = deployment.workload, deployment.target, deployment.model
-    prefill = step_parts(deployment, assignment, prefill_step(workload))
-    decode = step_parts(deployment, assignment, decode_step(workload))
+    prefill = step_parts(deployment, assignment, prefill_step(workload), engine)
+    decode = step_parts(deployment, assignment, decode_step(workload), engine)
     ttft_s, tpot_s = (add_stages(parts.values()).seconds for parts in (prefill, decode))
     tokens_per_s = request_s(ttft_s, tpot_s, workload.output_tokens).inverse(workload.batch * workload.output_tokens)
     weights = total_weight_bytes(model, assignment.groups, assignment.schemes, assignment.embedding)
     memory = memory_need(model, weights, assignment.kv, workload, target.hardware, target.gpu_count)
     free = deployment.capacity_bytes - memory.total_bytes + memory.kv_bytes
-    energy = stage_energy_joule(target.hardware.power, add_stages(decode.values()), target.gpu_count)
+    energy = stage_energy_joule(target.hardware, add_stages(decode.values()), target.gpu_count)
     price = deployment.price_usd_per_hour
     return InferencePrediction(
         ttft_s=ttft_s,

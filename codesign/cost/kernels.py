@@ -11,6 +11,7 @@ from codesign.cost.arrays import FloatArray, as_floats
 from codesign.cost.calibration import choose, without_host
 from codesign.cost.gemm_time import gemm_math, gemm_seconds
 from codesign.cost.origin import Origin
+from codesign.cost.power import Load, compute_weight
 from codesign.cost.roofline import KernelTime, OpCost, Rates, kernel_time
 from codesign.cost.target import Target
 from codesign.cost.traffic import (
@@ -62,7 +63,8 @@ NIBBLE_BITS = 4.0
 class KernelPrediction:
     """Predicted time of one kernel or of arrays of kernels, with its 80 % interval.
 
-    `time` splits it by cause; causes may overlap, so that `predicted_s` is not their sum.
+    `time` splits it by cause; causes may overlap, so that `predicted_s` is not their sum. `load` is what draws power;
+    without one, the seconds of compute and memory in `time` are.
     """
 
     time: KernelTime
@@ -70,6 +72,12 @@ class KernelPrediction:
     low_s: FloatArray
     high_s: FloatArray
     origin: Origin
+    load: Load | None = None
+
+    @property
+    def power_load(self) -> Load:
+        """Return what draws power."""
+        return self.load or Load(self.time.compute_s, self.time.memory_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +105,7 @@ def datasheet_rates(hardware: Hardware, math_dtype: str) -> Rates:
         vector_flop_per_s=hardware.sustained_flop_per_s(vector_dtype),
         bytes_per_s=hardware.memory.sustained_bytes_per_s,
         fixed_s=hardware.launch_overhead_s,
+        compute_weight=compute_weight(hardware, math_dtype),
     )
 
 
@@ -111,7 +120,14 @@ def datasheet_prediction(operation: str, cost: OpCost, rates: Rates) -> KernelPr
         low_s=busy_s * factors.busy_low + time.fixed_s * factors.fixed_low,
         high_s=busy_s * factors.busy_high + time.fixed_s * factors.fixed_high,
         origin=Origin.DATASHEET,
+        load=work_load(cost, rates),
     )
+
+
+def work_load(cost: OpCost, rates: Rates) -> Load:
+    """Return what draws power in the work."""
+    time = kernel_time(cost, rates)
+    return Load(time.compute_s * rates.compute_weight, time.memory_s)
 
 
 def scheme_math(scheme: Scheme, target: Target) -> tuple[str, bool]:
@@ -156,16 +172,16 @@ def gemm(
     """
     math_dtype, quantizes = scheme_math(scheme, target)
     m, n, k = np.broadcast_arrays(as_floats(m), as_floats(n), as_floats(k))
-    keys = sheet_keys(scheme, quantizes)
+    keys = [[key] for key in sheet_keys(scheme, quantizes)]
     chosen = choose(target, "gemm", keys, lambda key, machine: _quantizes(key, machine) == quantizes)
+    cost, rates = gemm_cost(scheme, quantizes, m, n, k), datasheet_rates(target.hardware, math_dtype)
     if chosen is None:
-        cost = gemm_cost(scheme, quantizes, m, n, k)
-        return datasheet_prediction("gemm", cost, datasheet_rates(target.hardware, math_dtype))
+        return datasheet_prediction("gemm", cost, rates)
     constants = without_host(chosen.constants) if in_step else chosen.constants
     time = gemm_seconds(constants, target.hardware, scheme, m, n, k)
     low_s, high_s = chosen.interval(time.predicted_s, {"m": m, "n": n, "k": k})
     parts = KernelTime(time.compute_s, time.memory_s, time.fixed_s)
-    return KernelPrediction(parts, time.predicted_s, low_s, high_s, chosen.origin)
+    return KernelPrediction(parts, time.predicted_s, low_s, high_s, chosen.origin, work_load(cost, rates))
 
 
 # Schemes that the same kernels multiply as one that was measured: other group sizes, static scales, the other 16 bits.

@@ -30,12 +30,14 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class StageTime:
-    """Seconds of many kernels together: the prediction, and how much of it each resource was busy."""
+    """Seconds of many kernels together: the prediction, how much of it each resource was busy, and what draws power."""
 
     seconds: Prediction
     compute_s: float
     memory_s: float
     fixed_s: float
+    compute_load_s: float = 0.0
+    memory_load_s: float = 0.0
 
 
 def add_predictions(parts: Iterable[Prediction]) -> Prediction:
@@ -62,6 +64,8 @@ def add_stages(parts: Iterable[StageTime]) -> StageTime:
         sum(part.compute_s for part in known),
         sum(part.memory_s for part in known),
         sum(part.fixed_s for part in known),
+        sum(part.compute_load_s for part in known),
+        sum(part.memory_load_s for part in known),
     )
 
 
@@ -73,6 +77,8 @@ def stage(kernel: KernelPrediction, count: float = 1.0) -> StageTime:
         float(kernel.time.compute_s.sum()) * count,
         float(kernel.time.memory_s.sum()) * count,
         float(kernel.time.fixed_s.sum()) * count,
+        float(kernel.power_load.compute_s.sum()) * count,
+        float(kernel.power_load.memory_s.sum()) * count,
     )
 
 

@@ -19,12 +19,16 @@ class Bound(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What a kernel sustains. `vector_flop_per_s` is the rate of conversions beside the matrix units."""
+    """What a kernel sustains. `vector_flop_per_s` is the rate of conversions beside the matrix units.
+
+    `compute_weight` is the power of the arithmetic at that rate, relative to 16 bits.
+    """
 
     flop_per_s: float
     vector_flop_per_s: float
     bytes_per_s: float
     fixed_s: float
+    compute_weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from codesign.cost.attention_time import decode_constants_problem, prefill_constants_problem
 from codesign.cost.gemm_time import gemm_constants_problem
 from codesign.cost.sheet import Calibration, KernelSheet
 from codesign.hardware.folder import NAME, list_hardware, profile_folder
@@ -18,7 +19,11 @@ from codesign.yaml_file import Section, read_yaml
 FORMAT_VERSION = 1
 OPERATIONS = ("gemm", "attention_decode", "attention_prefill", "moe", "all_reduce")
 # What is wrong with the constants of an operation, as a sentence; None if nothing is.
-CONSTANTS_PROBLEM: Mapping[str, Callable[[Mapping[str, float]], str | None]] = {"gemm": gemm_constants_problem}
+CONSTANTS_PROBLEM: Mapping[str, Callable[[Mapping[str, float]], str | None]] = {
+    "gemm": gemm_constants_problem,
+    "attention_decode": decode_constants_problem,
+    "attention_prefill": prefill_constants_problem,
+}
 _KEYS = ("format_version", "hardware", "library", "library_version", "date", "source", "calibrations")
 _CALIBRATION_KEYS = (
     "constants", "low_factor", "high_factor", "sample_count", "held_out_error_fraction", "fit_range",

@@ -11,6 +11,7 @@ from codesign.cost.attention import block_attention
 from codesign.cost.collectives import all_reduce
 from codesign.cost.kernels import ExpertShape, KernelPrediction, datasheet_prediction, datasheet_rates, gemm, moe
 from codesign.cost.origin import Origin
+from codesign.cost.power import Load
 from codesign.cost.prediction import NO_TIME, TRUST, Prediction, StageTime, add_stages, stage
 from codesign.cost.roofline import OpCost
 from codesign.cost.target import Target
@@ -63,6 +64,7 @@ class GroupTimes:
     compute_s: FloatArray
     memory_s: FloatArray
     fixed_s: FloatArray
+    load: Load
     bound: tuple[str, ...]
     origin: Origin
 
@@ -77,7 +79,8 @@ class GroupTimes:
         seconds = Prediction(
             float(self.predicted_s.sum()), float(self.low_s.sum()), float(self.high_s.sum()), self.origin
         )
-        return StageTime(seconds, float(self.compute_s.sum()), float(self.memory_s.sum()), float(self.fixed_s.sum()))
+        busy = (self.compute_s, self.memory_s, self.fixed_s, self.load.compute_s, self.load.memory_s)
+        return StageTime(seconds, *(float(column.sum()) for column in busy))
 
 
 def group_times(groups: Sequence[FusedGroup], scheme: Scheme, target: Target, step: Step) -> GroupTimes:
@@ -107,6 +110,10 @@ def group_times(groups: Sequence[FusedGroup], scheme: Scheme, target: Target, st
         compute_s=column(kernel.time.compute_s for kernel in kernels),
         memory_s=column(kernel.time.memory_s for kernel in kernels),
         fixed_s=column(kernel.time.fixed_s for kernel in kernels),
+        load=Load(
+            column(kernel.power_load.compute_s for kernel in kernels),
+            column(kernel.power_load.memory_s for kernel in kernels),
+        ),
         bound=tuple(bounds[position] for position in index),
         origin=origin,
     )

@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from codesign.cost.arrays import FloatArray, as_floats
-from codesign.cost.attention import AttentionShape, attention
+from codesign.cost.attention import attention
+from codesign.cost.attention_time import AttentionShape
 from codesign.cost.collectives import all_reduce
 from codesign.cost.kernels import ExpertShape, KernelPrediction, gemm, moe
 from codesign.cost.target import Target
@@ -25,12 +26,16 @@ GATED_MATRICES = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One value of the column `op`: the numbers it needs, those with a default, and how it is predicted."""
+    """One value of the column `op`: the numbers it needs, those with a default, and how it is predicted.
+
+    Rows that differ in `kernel_size` run different kernels and are predicted apart.
+    """
 
     needed: tuple[str, ...]
     defaults: Mapping[str, float]
     predict: Callable[[Target, str, str, Mapping[str, FloatArray]], KernelPrediction]
     has_scheme: bool
+    kernel_size: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +89,8 @@ _ATTENTION = ("batch", "q_tokens", "kv_tokens", "heads", "kv_heads", "head_dim")
 _MOE = ("tokens", "hidden", "intermediate", "experts", "top_k")
 OPERATIONS: Mapping[str, Operation] = {
     "gemm": Operation(("m", "n", "k"), {}, _predict_gemm, True),
-    "attention_decode": Operation(_ATTENTION, {}, _predict_attention, False),
-    "attention_prefill": Operation(_ATTENTION, {}, _predict_attention, False),
+    "attention_decode": Operation(_ATTENTION, {}, _predict_attention, False, "head_dim"),
+    "attention_prefill": Operation(_ATTENTION, {}, _predict_attention, False, "head_dim"),
     "moe": Operation(_MOE, {"tp": 1.0, "ep": 1.0, "skew": 0.0}, _predict_moe, True),
     "all_reduce": Operation(("gpus", "message_bytes"), {}, _predict_all_reduce, False),
 }
@@ -100,6 +105,8 @@ def predict_table(columns: Columns) -> TablePrediction:
     blank = TablePrediction(
         *(np.full(count, np.nan) for _ in range(4)), *(np.full(count, "", dtype=object) for _ in range(3))
     )
+    if not count:
+        return blank
     names = ("hw", "library", "op", "scheme", "kv_dtype")
     codes = [np.unique(columns[name].astype(str), return_inverse=True) for name in names]
     combined = np.stack([inverse.ravel() for _, inverse in codes])
@@ -127,13 +134,22 @@ def _predict_kind(texts: list[str], columns: Columns, rows: npt.NDArray[np.intp]
         numbers, usable = _numbers(operation, columns, rows, out)
         if operation.has_scheme and op == "gemm":
             usable &= _legal_shapes(scheme, target, numbers, rows, usable, out)
-        chosen = rows[usable]
-        if chosen.size:
-            prediction = operation.predict(target, scheme, kv_dtype, {key: x[usable] for key, x in numbers.items()})
-            _store(prediction, chosen, out)
+        for alike in _alike(operation, numbers, usable):
+            prediction = operation.predict(target, scheme, kv_dtype, {key: x[alike] for key, x in numbers.items()})
+            _store(prediction, rows[alike], out)
     except CodesignError as error:
         empty = out.reason[rows] == ""
         out.reason[rows[empty.astype(bool)]] = str(error)
+
+
+def _alike(
+    operation: Operation, numbers: Mapping[str, FloatArray], usable: npt.NDArray[np.bool_]
+) -> list[npt.NDArray[np.bool_]]:
+    """Return the usable rows, divided by the number that decides which kernel is built."""
+    if operation.kernel_size is None:
+        return [usable] if usable.any() else []
+    sizes = numbers[operation.kernel_size]
+    return [usable & (sizes == size) for size in np.unique(sizes[usable])]
 
 
 def _numbers(

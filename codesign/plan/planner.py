@@ -167,11 +167,9 @@ def _memory_terms(deployment: Deployment, costs: Costs) -> Terms:
 
 def _energy_terms(deployment: Deployment, costs: Costs) -> Terms:
     """Return joules per generated token."""
-    power, gpus = deployment.target.hardware.power, deployment.target.gpu_count
+    hardware, gpus = deployment.target.hardware, deployment.target.gpu_count
     share = gpus / deployment.workload.batch
-    by_group = np.stack(
-        [kernel_energy_joule(power, one.predicted_s, one.compute_s, one.memory_s) for one in costs.decode], axis=1
-    )
-    by_kv = np.array([stage_energy_joule(power, one, 1).value for one in costs.kv_decode])
-    other = stage_energy_joule(power, costs.other_decode, 1).value
+    by_group = np.stack([kernel_energy_joule(hardware, one.predicted_s, one.load) for one in costs.decode], axis=1)
+    by_kv = np.array([stage_energy_joule(hardware, one, 1).value for one in costs.kv_decode])
+    other = stage_energy_joule(hardware, costs.other_decode, 1).value
     return Terms(by_group * share, by_kv * share, other * share)

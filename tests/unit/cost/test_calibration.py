@@ -45,7 +45,7 @@ def test_the_origin_says_whose_constants_they_are(hw, library, scheme, origin):
 
 def test_borrowed_constants_have_wider_intervals():
     own, relative, library = (
-        choose(target(*where), "gemm", ("BF16",), anything)
+        choose(target(*where), "gemm", [["BF16"]], anything)
         for where in (("a100", "vllm"), ("h200", "vllm"), ("a100", "sglang"))
     )
     for borrowed in (relative, library):
@@ -55,9 +55,9 @@ def test_borrowed_constants_have_wider_intervals():
 
 def test_a_copy_of_a_machine_borrows_from_it():
     mine = replace(codesign.load_hardware("a100"), name="mine")
-    copied = choose(Target(mine, "vllm"), "gemm", ("BF16",), anything)
+    copied = choose(Target(mine, "vllm"), "gemm", [["BF16"]], anything)
     assert copied.origin is Origin.TRANSFERRED
-    assert copied.constants == choose(target("a100", "vllm"), "gemm", ("BF16",), anything).constants
+    assert copied.constants == choose(target("a100", "vllm"), "gemm", [["BF16"]], anything).constants
 
 
 def test_seconds_on_the_device_go_with_the_clock_and_those_on_the_host_stay():

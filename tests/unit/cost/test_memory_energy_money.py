@@ -6,8 +6,6 @@ from hypothesis import strategies as st
 from machines import round_hardware, small_model
 
 import codesign
-from codesign.cost.arrays import as_floats
-from codesign.cost.energy import kernel_energy_joule
 from codesign.cost.memory import (
     activation_bytes,
     group_bytes,
@@ -20,7 +18,6 @@ from codesign.cost.money import usd_per_million_tokens
 from codesign.cost.origin import Origin
 from codesign.cost.prediction import Prediction, add_predictions
 from codesign.cost.workload import Workload
-from codesign.hardware.hardware import Power
 from codesign.model.groups import fused_groups
 from codesign.model.layers import Attention
 from codesign.schemes.catalog import parse_scheme
@@ -71,15 +68,6 @@ def test_the_largest_context_and_batch_fit_and_the_next_do_not(free_bytes, batch
 def test_activations_grow_with_the_prompt_up_to_a_chunk():
     short, chunk, long = (activation_bytes(MODEL, Workload(1, prompt, 1)) for prompt in (64, 8192, 80_000))
     assert short < chunk == long
-
-
-def test_energy_lies_between_idle_and_the_limit():
-    power = Power(400.0, 50.0)
-    one = as_floats(1.0)
-    idle, memory, both = (
-        float(kernel_energy_joule(power, one, as_floats(c), as_floats(m))) for c, m in ((0, 0), (0, 1), (1, 1))
-    )
-    assert 50 < idle < memory < both == 400
 
 
 def test_money_per_million_tokens():

@@ -1,0 +1,126 @@
+"""The program that issues the kernels: how long the host needs for a step that nobody captured or compiled.
+
+Also how many threads a CPU program runs. Measured on published results; see docs/scoreboard.md.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+from codesign.cost.origin import Origin
+from codesign.cost.prediction import Prediction, StageTime
+from codesign.errors import InputError, did_you_mean
+from codesign.hardware.hardware import Hardware
+from codesign.model.groups import FusedGroup
+from codesign.schemes.scheme import Scheme
+
+# Kernels whose time on the host a quantized linear layer of a Python loop costs beside its multiplication: weight-only
+# layers unpack or reduce partial sums; layers with quantized activations cast, find scales, quantize, rescale and cast
+# back (bitsandbytes autograd/_functions.py, AutoAWQ modules/linear/gemm.py). Rounded from bitsandbytes on two hosts and
+# three models, where these counts give BF16, NF4 and INT8 the same seconds per kernel to 5 %.
+WEIGHT_ONLY_KERNELS = 2.0
+ACTIVATION_KERNELS = 6.0
+
+# What a Python loop needs to issue one kernel. A GeForce sits in a desktop, whose processor is more than twice as fast
+# in one thread as those of servers. Source: published batch-1 decode of host-bound engines, `scripts/fit_engine.py`:
+# server from bitsandbytes (H100), Hugging Face optimum and AutoAWQ (A100, T4); desktop from bitsandbytes (4090) alone.
+HOST_S_PER_KERNEL = MappingProxyType({"server": 20.7e-6, "desktop": 8.3e-6})
+# Medians of the sources not fitted: 0.82 (Prem AI, A100) and 2.01 (a free notebook's T4) of the constant.
+HOST_LOW_FACTOR, HOST_HIGH_FACTOR = 0.82, 2.01
+
+
+@dataclass(frozen=True, slots=True)
+class EngineClass:
+    """How engines issue kernels; only where `python_loop` can the device have to wait for the host.
+
+    `merges_projections` says that q, k and v (gate and up) are one multiplication, as in `FusedGroup`.
+    """
+
+    name: str
+    python_loop: bool
+    merges_projections: bool
+    other_kernels_per_block: float
+    engines: tuple[str, ...]
+    source: str
+
+
+_CLASSES = (
+    EngineClass("compiled", False, True, 0.0,
+                ("vllm", "tensorrt-llm", "sglang", "llama.cpp", "fastertransformer", "lmdeploy", "gpt-fast"),
+                "captured graphs or loops in compiled code: launches overlap with the device's work"),
+    # 2 norms of 8 kernels, rotary embedding 10, cache 2, attention with repeated heads 2, residuals 2, activation 2.
+    EngineClass("eager", True, False, 34.0, ("transformers", "bitsandbytes", "optimum", "accelerate"),
+                "kernels counted in transformers, models/llama/modeling_llama.py, LlamaDecoderLayer"),
+    # 2 norms, rotary embedding, cache, attention, 2 residuals, activation.
+    EngineClass("eager-fused", True, True, 8.0, ("autoawq", "tinychat", "exllama"),
+                "kernels counted in AutoAWQ, modules/fused/block.py, LlamaLikeBlock"),
+)  # fmt: skip
+ENGINE_CLASSES: Mapping[str, EngineClass] = MappingProxyType({one.name: one for one in _CLASSES})
+DEFAULT_ENGINE = "compiled"
+
+
+def engine_class(text: str) -> EngineClass:
+    """Return the class of that name, or of the engine of that name; InputError lists what is known."""
+    word = text.strip().lower().replace("_", "-")
+    for one in _CLASSES:
+        if word == one.name or word in one.engines:
+            return one
+    known = [*ENGINE_CLASSES, *(name for one in _CLASSES for name in one.engines)]
+    raise InputError(f"Unknown engine {text[:64]!r}.{did_you_mean(word, known)} Known are {', '.join(known)}.")
+
+
+def host_kind(hardware: Hardware) -> str:
+    """Return the kind of computer around the device, a key of `HOST_S_PER_KERNEL`."""
+    return "desktop" if "GeForce" in hardware.title else "server"
+
+
+def step_kernel_count(engine: EngineClass, groups: Sequence[FusedGroup], schemes: Sequence[Scheme]) -> float:
+    """Return the kernels that the engine issues in one step; experts of an unfused loop run one after another."""
+    blocks = {group.block_index for group in groups if group.block_index is not None}
+    linear = sum(_linear_kernels(engine, group, scheme) for group, scheme in zip(groups, schemes, strict=True))
+    return linear + engine.other_kernels_per_block * len(blocks)
+
+
+def _linear_kernels(engine: EngineClass, group: FusedGroup, scheme: Scheme) -> float:
+    if group.experts is not None:
+        count = len(group.experts.matrices) * (1 if engine.merges_projections else group.experts.expert_count)
+    else:
+        count = 1 if engine.merges_projections else len(group.layers)
+    if not scheme.quantized:
+        return float(count)
+    return count * (1.0 + (WEIGHT_ONLY_KERNELS if scheme.weight_only else ACTIVATION_KERNELS))
+
+
+def host_s(engine: EngineClass, hardware: Hardware, kernel_count: float) -> Prediction:
+    """Return the host's time of a step, kernels times seconds per kernel; nothing where a CPU is its own host."""
+    waits = engine.python_loop and hardware.kind == "gpu"
+    value = HOST_S_PER_KERNEL[host_kind(hardware)] * kernel_count if waits else 0.0
+    return Prediction(value, value * HOST_LOW_FACTOR, value * HOST_HIGH_FACTOR, Origin.TRANSFERRED)
+
+
+def host_wait(device_s: Prediction, issued_s: Prediction) -> StageTime:
+    """Return how long the device waits in a step: the host runs ahead, so the step takes the longer of both.
+
+    The ends of the interval are those that make the sum with `device_s` the longer of both ends.
+    """
+    value, low, high = (
+        max(0.0, host - device)
+        for host, device in (
+            (issued_s.value, device_s.value),
+            (issued_s.low, device_s.low),
+            (issued_s.high, device_s.high),
+        )
+    )
+    return StageTime(Prediction(value, low, high, issued_s.origin), 0.0, 0.0, value)
+
+
+def with_threads(hardware: Hardware, thread_count: int) -> Hardware:
+    """Return a CPU of which only some cores work: arithmetic goes with the cores, bandwidth stays.
+
+    A few threads fill the memory bus; published rates of arithmetic-bound prefill grow by 1.7 to 2.0 when threads
+    double (4 to 16 threads, x86 and Arm), those of decode by 1.0 above 4 threads of a desktop.
+    Source: ik_llama.cpp pull request 13, llama.cpp pull request 7487, microsoft/T-MAC README.
+    """
+    share = min(1.0, thread_count / hardware.unit_count)
+    peaks = {name: rate * share for name, rate in hardware.peak_flop_per_s.items()}
+    return replace(hardware, peak_flop_per_s=MappingProxyType(peaks))

@@ -1,0 +1,125 @@
+"""The host's share of a step, and the threads of a CPU."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from machines import round_hardware, small_model
+
+from codesign.cost.deployment import deploy, uniform_assignment
+from codesign.cost.engine import (
+    ACTIVATION_KERNELS,
+    ENGINE_CLASSES,
+    HOST_S_PER_KERNEL,
+    WEIGHT_ONLY_KERNELS,
+    engine_class,
+    host_kind,
+    host_s,
+    host_wait,
+    step_kernel_count,
+    with_threads,
+)
+from codesign.cost.inference import InferencePrediction, predict_inference
+from codesign.cost.origin import Origin
+from codesign.cost.prediction import Prediction
+from codesign.errors import InputError
+from codesign.hardware.file import load_hardware
+from codesign.model.file import load_model
+from codesign.model.groups import fused_groups
+from codesign.model.layers import Model
+from codesign.schemes.catalog import parse_scheme
+from codesign.setting import Setting
+
+EAGER, FUSED = ENGINE_CLASSES["eager"], ENGINE_CLASSES["eager-fused"]
+SECONDS = st.floats(1e-6, 10.0)
+
+
+def predicted(engine: str | None, batch: int = 1, scheme: str = "BF16") -> InferencePrediction:
+    where = deploy(round_hardware(), small_model(), Setting(batch, 100, 10, library="torch"))
+    assignment = uniform_assignment(where, parse_scheme(scheme))
+    return predict_inference(where, assignment) if engine is None else predict_inference(where, assignment, engine)
+
+
+def kernel_count(engine: str, model: Model, scheme: str) -> float:
+    groups = fused_groups(model)
+    return step_kernel_count(ENGINE_CLASSES[engine], groups, [parse_scheme(scheme)] * len(groups))
+
+
+def test_without_an_engine_nothing_changes() -> None:
+    assert predicted(None) == predicted("compiled")
+    assert "host" not in predicted(None).decode_parts
+
+
+def test_an_eager_step_of_a_small_model_takes_the_time_of_its_launches() -> None:
+    kernels = 4 * (7 + EAGER.other_kernels_per_block) + 1
+    assert predicted("eager").tpot_s.value == pytest.approx(kernels * HOST_S_PER_KERNEL["server"])
+
+
+def test_an_eager_step_never_beats_a_compiled_one() -> None:
+    for batch in (1, 64, 4096):
+        assert predicted("eager", batch).tpot_s.value >= predicted("eager-fused", batch).tpot_s.value
+        assert predicted("eager-fused", batch).tpot_s.value >= predicted("compiled", batch).tpot_s.value
+
+
+def test_large_batches_hide_the_host() -> None:
+    assert predicted("eager", 4096).tpot_s == predicted("compiled", 4096).tpot_s
+
+
+def test_the_kernels_of_a_block() -> None:
+    one, two = (small_model(blocks=count) for count in (1, 2))
+    counts = [kernel_count("eager", two, name) - kernel_count("eager", one, name) for name in ("BF16", "NF4", "W8A8")]
+    linear, others = 7, EAGER.other_kernels_per_block
+    assert counts == [
+        linear + others,
+        linear * (1 + WEIGHT_ONLY_KERNELS) + others,
+        linear * (1 + ACTIVATION_KERNELS) + others,
+    ]
+    fused = kernel_count("eager-fused", two, "BF16") - kernel_count("eager-fused", one, "BF16")
+    assert fused == 4 + FUSED.other_kernels_per_block
+
+
+def test_an_unfused_loop_issues_every_expert() -> None:
+    mixtral = load_model("mixtral-8x7b")
+    difference = kernel_count("eager", mixtral, "BF16") - kernel_count("eager-fused", mixtral, "BF16")
+    per_block = 3 * (8 - 1) + (4 - 2) + EAGER.other_kernels_per_block - FUSED.other_kernels_per_block
+    assert difference == 32 * per_block
+
+
+@given(device=SECONDS, host=SECONDS, device_spread=st.floats(0, 0.9), host_spread=st.floats(0, 0.9))
+def test_device_and_wait_together_are_the_longer_of_both(
+    device: float, host: float, device_spread: float, host_spread: float
+) -> None:
+    first, second = (
+        Prediction(value, value * (1 - spread), value * (1 + spread), Origin.DATASHEET)
+        for value, spread in ((device, device_spread), (host, host_spread))
+    )
+    wait = host_wait(first, second).seconds
+    for end in ("value", "low", "high"):
+        longer = max(getattr(first, end), getattr(second, end))
+        assert getattr(first, end) + getattr(wait, end) == pytest.approx(longer)
+
+
+def test_hosts() -> None:
+    assert host_kind(load_hardware("rtx-4090")) == "desktop"
+    assert host_kind(load_hardware("h100-sxm")) == "server"
+    assert host_s(EAGER, load_hardware("h100-sxm"), 1000.0).value == pytest.approx(20.7e-3)
+    assert host_s(EAGER, load_hardware("ryzen-7950x"), 1000.0).value == 0.0
+
+
+@pytest.mark.parametrize("text", ["AutoAWQ", "eager-fused", "tinychat"])
+def test_engines_by_name(text: str) -> None:
+    assert engine_class(text) is FUSED
+
+
+def test_an_unknown_engine_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(InputError, match=r"Did you mean.*transformers.*compiled, eager"):
+        engine_class("transfomers")
+
+
+@given(few=st.integers(1, 40), more=st.integers(0, 40))
+def test_more_threads_are_never_slower_and_cores_are_the_limit(few: int, more: int) -> None:
+    machine = load_hardware("ryzen-7950x")
+    slow, fast = with_threads(machine, few), with_threads(machine, few + more)
+    for name, peak in machine.peak_flop_per_s.items():
+        assert slow.peak_flop_per_s[name] <= fast.peak_flop_per_s[name] <= peak
+        assert slow.peak_flop_per_s[name] == pytest.approx(peak * min(1.0, few / 16))
+    assert slow.memory == machine.memory
