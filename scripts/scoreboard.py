@@ -12,13 +12,12 @@ from fit_intervals import kernel_frame, reference_folder
 
 from codesign.cost.arrays import FloatArray, as_floats
 from codesign.cost.kernels import datasheet_prediction, datasheet_rates, gemm_cost, scheme_math, sheet_key
+from codesign.cost.measured import read_measured_table
 from codesign.cost.sheet_file import load_sheet
-from codesign.cost.table_file import predict_servers
 from codesign.cost.target import Target
-from codesign.cost.validate import predict_measured, statistics
+from codesign.cost.validate import predict_figures, predict_measured, statistics
 from codesign.hardware.file import load_hardware
 from codesign.schemes.catalog import parse_scheme
-from codesign.units import MILLI
 
 ROOT = Path(__file__).parent.parent
 AICONFIGURATOR_BANDWIDTH_FRACTION, AICONFIGURATOR_FIXED_S = 0.8, 3e-6
@@ -112,21 +111,7 @@ def other_section() -> str:
 
 def serving_section() -> str:
     """Return the table of whole servers with a constant number of requests in flight."""
-    runs = pd.read_csv(reference_folder() / "measured" / "serving_e2e_h100.csv")
-    named = runs["model_path"].str.contains("FP8").map({True: "fp8", False: "bfloat16"})
-    table = pd.DataFrame(
-        {
-            "hw": runs["system"],
-            "gpus": runs["tp_size"].fillna(1) * runs["pp_size"].fillna(1),
-            "model": runs["model_path"],
-            "scheme": runs["gemm_quant_mode"].fillna(named),
-            "library": runs["backend"],
-            "concurrency": runs["batch_size"],
-            "prompt_tokens": runs["isl"],
-            "output_tokens": runs["osl"],
-        }
-    )
-    predicted = predict_servers(table)
+    table = read_measured_table(reference_folder() / "measured" / "serving_e2e_h100.csv")
     lines = [
         "",
         "## Servers (H100, requests in flight)",
@@ -137,19 +122,12 @@ def serving_section() -> str:
         "| figure | model | library | runs | mean error | median | 90 % | bias | in interval |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for figure, column in (("TPOT", "tpot_s"), ("TTFT", "ttft_s")):
-        measured_s = runs[f"silicon_{figure.lower()}_ms"] * MILLI
-        compared = table.assign(
-            measured_s=measured_s,
-            predicted_s=predicted[column],
-            low_s=predicted[f"{column}_low"],
-            high_s=predicted[f"{column}_high"],
-            error_fraction=predicted[column] / measured_s - 1,
-        )
+    for figure, compared in predict_figures(table).items():
         for (model, library), rows in [(("all", "all"), compared), *compared.groupby(["model", "library"])]:
             s = statistics("", rows)
             cells = (s.mape_fraction, s.median_fraction, s.p90_fraction, s.bias_fraction, s.coverage_fraction)
-            lines.append(f"| {figure} | {model} | {library} | {len(rows)} | {' | '.join(f'{c:.0%}' for c in cells)} |")
+            name, shown = figure.removesuffix("_s").upper(), " | ".join(f"{cell:.0%}" for cell in cells)
+            lines.append(f"| {name} | {model} | {library} | {len(rows)} | {shown} |")
     return spaced_percent("\n".join(lines)) + "\n"
 
 

@@ -1,10 +1,14 @@
-"""`codesign validate`: predicted against measured for a table of kernels."""
+"""`codesign validate`: predicted against measured for a table of kernels or of servers."""
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from codesign.cli.options import HELP, json_option
+
+if TYPE_CHECKING:
+    from codesign.cost.validate import TableValidation
 
 
 class Percent(click.ParamType[float]):
@@ -24,28 +28,61 @@ class Percent(click.ParamType[float]):
         return number
 
 
-@click.command(epilog="Example: codesign validate --input measured.parquet --fail-above 10%", context_settings=HELP)
-@click.option("--input", "input_path", required=True, metavar="FILE", help="Measured kernels as CSV or Parquet.")
+@click.command(
+    epilog="Example: codesign validate --input measured.parquet --html page.html --fail-above 10%",
+    context_settings=HELP,
+)
 @click.option(
-    "--fail-above", type=Percent(), metavar="SHARE", help="Exit 7 where the mean absolute error is above this."
+    "--input", "input_path", required=True, metavar="FILE", help="Measured kernels or servers as CSV or Parquet."
+)
+@click.option("--html", metavar="FILE", help="Write one offline page.")
+@click.option("--force", is_flag=True, help="Replace an existing page.")
+@click.option(
+    "--fail-above",
+    type=Percent(),
+    metavar="SHARE",
+    help="Exit 7 where the mean absolute error of any figure is above this.",
 )
 @json_option
-def command(input_path: str, fail_above: float | None, as_json: bool) -> None:
-    """Compare predictions with measurements: columns as for `predict kernels`, and measured_s."""
+def command(input_path: str, html: str | None, force: bool, fail_above: float | None, as_json: bool) -> None:
+    """Compare predictions with measurements of kernels or of servers.
+
+    Columns as for `predict kernels`, and measured_s; or as for `predict serving`, and measured_tpot_s or
+    measured_ttft_s; or those of aiconfigurator. Rows that cannot be meant are rejected with their line numbers.
+    """
+    from codesign.cli.options import output_path
     from codesign.cli.output import print_json
     from codesign.cli.validate_view import print_validation
-    from codesign.cost.measured import read_measured
-    from codesign.cost.validate import validate
-    from codesign.errors import GateError, InputError
-    from codesign.units import format_percent
+    from codesign.cost.measured import read_measured_table
+    from codesign.cost.validate import predict_figures, validate_table
 
-    found = validate(read_measured(input_path))
-    if found is None:
-        raise InputError(f"{input_path}: no row could be predicted; `codesign predict kernels` gives the reasons.")
+    page = output_path(html, force=force)
+    table = read_measured_table(input_path)
+    predicted = predict_figures(table)
+    found = validate_table(table, predicted)
+    if page is not None:
+        from codesign.report.validate_page import write_validation_page
+
+        write_validation_page(found, predicted, Path(input_path).name, page)
     if as_json:
         print_json(found, "validation")
     else:
         print_validation(found)
-    if fail_above is not None and found.whole.mape_fraction > fail_above:
-        reached = format_percent(found.whole.mape_fraction)
-        raise GateError(f"The mean absolute error is {reached}, above the limit of {format_percent(fail_above)}.")
+    check(found, input_path, fail_above)
+
+
+def check(found: "TableValidation", input_path: str, fail_above: float | None) -> None:
+    """Raise where nothing could be compared, or where a figure is further off than allowed."""
+    from codesign.cost.validate import FIGURE_NAMES
+    from codesign.errors import GateError, InputError
+    from codesign.units import format_percent
+
+    if all(figure.whole is None for figure in found.figures):
+        raise InputError(
+            f"{input_path}: no row could be predicted; the reasons are in the output, and --json has all of them."
+        )
+    for figure in found.figures:
+        if fail_above is not None and (figure.whole is None or figure.whole.mape_fraction > fail_above):
+            reached = "unknown" if figure.whole is None else format_percent(figure.whole.mape_fraction)
+            name, limit = FIGURE_NAMES[figure.figure], format_percent(fail_above)
+            raise GateError(f"The mean absolute error of the {name} is {reached}, above the limit of {limit}.")

@@ -1,15 +1,22 @@
-"""Pictures of a plan: times, where the gain went, bits by layer, Pareto front."""
+"""Pictures of a plan (times, where the gain went, bits by layer, Pareto front) and of a validation."""
 
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import plotly.graph_objects as go
 
+from codesign.cost.arrays import FloatArray
 from codesign.plan.file import GainStep, GroupPlan, ParetoFront, Plan
+from codesign.units import GIGA, KILO, MEGA, format_percent, format_seconds
 
 INK, GRID = "#1d2733", "#e3e8ee"
 PALETTE = ("#2563a6", "#d9822b", "#3c8d5a", "#a8456b", "#7a64b8", "#5f7a8a", "#b8a12e", "#2f9aa0")
 MILLISECONDS = 1e3
 ERROR_SPAN = "80 % interval"
+DECADES_MAX = 8
 
 
 def styled(figure: go.Figure, title: str, x: str, y: str) -> go.Figure:
@@ -133,3 +140,76 @@ def pareto_chart(front: ParetoFront, titles: dict[str, tuple[str, float]]) -> go
         )
     )
     return styled(figure, "Plans of which none is better in both", second, first)
+
+
+def parity_chart(
+    name: str, measured_s: FloatArray, predicted_s: FloatArray, labels: Sequence[str], texts: Sequence[str]
+) -> go.Figure:
+    """Return predicted against measured seconds on logarithmic axes, one colour per label."""
+    figure = go.Figure()
+    of_label = np.array(labels, dtype=object)
+    described = np.array(texts, dtype=object)
+    for colour, label in zip(PALETTE, sorted(set(labels)), strict=False):
+        rows = np.flatnonzero(of_label == label)
+        figure.add_scatter(
+            x=_short(measured_s[rows]),
+            y=_short(predicted_s[rows]),
+            mode="markers",
+            name=label,
+            marker={"color": colour, "size": 5, "opacity": 0.55},
+            text=described[rows].tolist(),
+            hovertemplate="%{text}<br>measured %{x}, predicted %{y}<extra></extra>",
+        )
+    ends = _short(np.array([min(measured_s.min(), predicted_s.min()), max(measured_s.max(), predicted_s.max())]))
+    line = {"color": INK, "dash": "dot", "width": 1}
+    figure.add_scatter(x=ends, y=ends, mode="lines", name="equal", line=line, hoverinfo="skip")
+    styled(figure, f"Predicted against measured {name}", "measured", "predicted")
+    figure.update_xaxes(**_logarithmic(measured_s, format_seconds))
+    figure.update_yaxes(**_logarithmic(predicted_s, format_seconds))
+    return figure
+
+
+def residual_chart(
+    size_name: str, sizes: FloatArray, ratio: FloatArray, inside: npt.NDArray[np.bool_], coverage_fraction: float
+) -> go.Figure:
+    """Return predicted over measured against a size, with the share of all rows inside the 80 % interval."""
+    figure = go.Figure()
+    shares = ((True, "inside", coverage_fraction, PALETTE[0]), (False, "outside", 1 - coverage_fraction, PALETTE[1]))
+    for wanted, name, share, colour in shares:
+        rows = np.flatnonzero((inside == wanted) & np.isfinite(sizes) & (sizes > 0))
+        figure.add_scatter(
+            x=_short(sizes[rows]),
+            y=_short(ratio[rows]),
+            mode="markers",
+            name=f"{name} the {ERROR_SPAN}: {format_percent(share)} of all rows",
+            marker={"color": colour, "size": 5, "opacity": 0.55},
+        )
+    figure.add_hline(y=1, line={"color": INK, "dash": "dot", "width": 1})
+    styled(figure, f"Predicted over measured, by {size_name}", size_name, "predicted / measured")
+    figure.update_xaxes(**_logarithmic(sizes[np.isfinite(sizes) & (sizes > 0)], _amount))
+    figure.update_yaxes(**_logarithmic(ratio, "{:.3g}x".format))
+    return figure
+
+
+def _amount(value: float) -> str:
+    """Return a size for the side of a chart, such as 100, 10k or 1M."""
+    for least, scale, letter in ((GIGA, GIGA, "G"), (MEGA, MEGA, "M"), (10 * KILO, KILO, "k")):
+        if value >= least:
+            return f"{value / scale:g}{letter}"
+    return f"{value:,g}"
+
+
+def _logarithmic(values: FloatArray, show: Callable[[float], str]) -> dict[str, Any]:
+    """Return a logarithmic axis with ticks that are written out, denser over fewer decades."""
+    ends = np.log10([values.min(), values.max()])
+    first, last = int(np.floor(ends[0])), int(np.ceil(ends[1]))
+    decades = float(ends[1] - ends[0])
+    leading = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if decades < 1 else (1.0, 2.0, 5.0) if decades < 3 else (1.0,)
+    every = max(1, -(-(last - first) // DECADES_MAX))
+    ticks = [digit * 10.0**power for power in range(first, last + 1, every) for digit in leading]
+    return {"type": "log", "tickvals": ticks, "ticktext": [show(tick) for tick in ticks], "tickangle": 0}
+
+
+def _short(values: FloatArray) -> list[float]:
+    """Return the values with four digits, which is more than a screen shows and keeps pages small."""
+    return [float(f"{value:.4g}") for value in values.tolist()]
