@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codesign.cost.arrays import FloatArray, as_floats, smooth_maximum
+from codesign.cost.sheet import SheetTime, constants_problem
 from codesign.cost.traffic import ACTIVATION_BYTES, attended_pairs
 from codesign.hardware.hardware import Hardware
 
@@ -28,7 +29,6 @@ PREFILL_CONSTANTS = (
     "fixed_s", "bandwidth_fraction", "compute_fraction", "exponentials_per_cycle", "task_overhead_s", "wave_fraction",
     "token_s", "overlap_exponent",
 )  # fmt: skip
-_CONSTANT_MIN, _CONSTANT_MAX = 1e-15, 1e6
 EXPONENT_MIN, EXPONENT_MAX = 0.7, 100.0
 
 SPLITS = np.array([1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256], dtype=np.float64)[:, None]
@@ -63,16 +63,6 @@ class AttentionShape:
     kv_heads: FloatArray
     head_dim: FloatArray
     window_tokens: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class AttentionTime:
-    """Seconds of one attention kernel or of arrays of them; the causes overlap, so `predicted_s` is no sum of them."""
-
-    compute_s: FloatArray
-    memory_s: FloatArray
-    fixed_s: FloatArray
-    predicted_s: FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +125,7 @@ def _query_bytes(work: AttentionWork) -> FloatArray:
     return 2.0 * ACTIVATION_BYTES * work.batch * work.query_tokens * work.heads * work.head_dim
 
 
-def decode_seconds(constants: Mapping[str, float], work: AttentionWork) -> AttentionTime:
+def decode_seconds(constants: Mapping[str, float], work: AttentionWork) -> SheetTime:
     """Return the time of one query per sequence over its cached keys and values."""
     group = work.group
     rows = np.ceil(np.minimum(group, ROWS_MAX) / ROWS_MIN) * ROWS_MIN
@@ -145,9 +135,9 @@ def decode_seconds(constants: Mapping[str, float], work: AttentionWork) -> Atten
         alone = takes_single_kernel(constants, group)
         one = np.ones_like(group)
         single = _tasks_time(constants, SINGLE_PREFIX, work, work.batch * work.heads, one, work.vector_flop_per_s)
-        time = AttentionTime(*(np.where(alone, b, a) for a, b in zip(_parts(time), _parts(single), strict=True)))
+        time = SheetTime(*(np.where(alone, b, a) for a, b in zip(_parts(time), _parts(single), strict=True)))
     regroup_s = constants.get("regroup_s", 0.0) * ((group > 1) & (work.batch > 1) & (work.kv_heads > 1))
-    return AttentionTime(time.compute_s, time.memory_s, time.fixed_s + regroup_s, time.predicted_s + regroup_s)
+    return SheetTime(time.compute_s, time.memory_s, time.fixed_s + regroup_s, time.predicted_s + regroup_s)
 
 
 def takes_single_kernel(constants: Mapping[str, float], group: FloatArray) -> npt.NDArray[np.bool_]:
@@ -155,7 +145,7 @@ def takes_single_kernel(constants: Mapping[str, float], group: FloatArray) -> np
     return (group <= 1.0) | (group > constants.get("packed_group_max", np.inf))
 
 
-def _parts(time: AttentionTime) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+def _parts(time: SheetTime) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     return time.compute_s, time.memory_s, time.fixed_s, time.predicted_s
 
 
@@ -166,7 +156,7 @@ def _tasks_time(
     tasks: FloatArray,
     rows: FloatArray,
     flop_per_s: float,
-) -> AttentionTime:
+) -> SheetTime:
     """Return the time of one decode kernel: tasks with the best split of their tokens, and bytes with a ramp."""
     c = {name: constants[prefix + name] for name in DECODE_CONSTANTS}
     bytes_per_s = work.bytes_per_s * c["bandwidth_fraction"]
@@ -184,10 +174,10 @@ def _tasks_time(
     memory_s = stream_s + c["ramp_s"] * stream_s / (stream_s + c["ramp_s"])
     fixed_s = np.full_like(memory_s, c["fixed_s"])
     busy_s = smooth_maximum(tasks_s, memory_s, c["overlap_exponent"])
-    return AttentionTime(tasks_s, memory_s, fixed_s, fixed_s + busy_s)
+    return SheetTime(tasks_s, memory_s, fixed_s, fixed_s + busy_s)
 
 
-def prefill_seconds(constants: Mapping[str, float], work: AttentionWork) -> AttentionTime:
+def prefill_seconds(constants: Mapping[str, float], work: AttentionWork) -> SheetTime:
     """Return the time of causal attention of many queries per sequence; new keys and values are written too."""
     c = constants
     packing = Packing(int(c.get("packing", Packing.NEVER)))
@@ -198,7 +188,7 @@ def prefill_seconds(constants: Mapping[str, float], work: AttentionWork) -> Atte
     memory_s = (kv_bytes(work) + _query_bytes(work)) / (work.bytes_per_s * c["bandwidth_fraction"])
     fixed_s = np.full_like(memory_s, c["fixed_s"])
     busy_s = smooth_maximum(tasks_s, memory_s, c["overlap_exponent"]) + c["token_s"] * work.batch * work.query_tokens
-    return AttentionTime(tasks_s, memory_s, fixed_s, fixed_s + busy_s)
+    return SheetTime(tasks_s, memory_s, fixed_s, fixed_s + busy_s)
 
 
 def _tiles_s(c: Mapping[str, float], work: AttentionWork, packed_heads: FloatArray) -> FloatArray:
@@ -218,9 +208,9 @@ def _tiles_s(c: Mapping[str, float], work: AttentionWork, packed_heads: FloatArr
 
 def decode_constants_problem(constants: Mapping[str, float]) -> str | None:
     """Return what is wrong with the constants of a sheet as a sentence, None if nothing is."""
-    required = DECODE_CONSTANTS + (SINGLE_CONSTANTS if any(name in constants for name in SINGLE_CONSTANTS) else ())
+    optional = (SINGLE_CONSTANTS, *((name,) for name in DECODE_OPTIONS))
     exponents = ("overlap_exponent", SINGLE_PREFIX + "overlap_exponent")
-    return _problem(constants, required, (*DECODE_OPTIONS, *SINGLE_CONSTANTS), exponents)
+    return constants_problem(constants, DECODE_CONSTANTS, optional) or _exponent_problem(constants, exponents)
 
 
 def prefill_constants_problem(constants: Mapping[str, float]) -> str | None:
@@ -230,21 +220,10 @@ def prefill_constants_problem(constants: Mapping[str, float]) -> str | None:
     if constants.get("wave_fraction", 1.0) > 1.0:
         return f"wave_fraction is {constants['wave_fraction']:g}; at most 1 is allowed."
     others = {name: value for name, value in constants.items() if name != "packing"}
-    return _problem(others, PREFILL_CONSTANTS, (), ("overlap_exponent",))
+    return constants_problem(others, PREFILL_CONSTANTS) or _exponent_problem(others, ("overlap_exponent",))
 
 
-def _problem(
-    constants: Mapping[str, float], required: tuple[str, ...], optional: tuple[str, ...], exponents: tuple[str, ...]
-) -> str | None:
-    missing = [name for name in required if name not in constants]
-    if missing:
-        return f"missing {', '.join(missing)}."
-    known = {*required, *optional}
-    for name, value in constants.items():
-        if name not in known:
-            return f"{name} is no constant of attention; known are {', '.join(sorted(known))}."
-        if not _CONSTANT_MIN <= value <= _CONSTANT_MAX:
-            return f"{name} is {value:g}; allowed is {_CONSTANT_MIN:g} to {_CONSTANT_MAX:g}."
-    if any(not EXPONENT_MIN <= constants.get(name, 1.0) <= EXPONENT_MAX for name in exponents):
-        return f"an overlap exponent must be from {EXPONENT_MIN:g} to {EXPONENT_MAX:g}."
-    return None
+def _exponent_problem(constants: Mapping[str, float], names: tuple[str, ...]) -> str | None:
+    if all(EXPONENT_MIN <= constants.get(name, 1.0) <= EXPONENT_MAX for name in names):
+        return None
+    return f"an overlap exponent must be from {EXPONENT_MIN:g} to {EXPONENT_MAX:g}."

@@ -77,6 +77,15 @@ def choose(
     return Chosen(constants, calibration.fit_range, low, high, origin)
 
 
+@functools.cache
+def libraries_with(operation: str) -> frozenset[str]:
+    """Return the libraries of which some shipped sheet holds the operation."""
+    sheets = ((library, load_sheet(machine, library)) for machine, library in shipped_sheets())
+    return frozenset(
+        library for library, sheet in sheets if sheet and any(name == operation for name, _ in sheet.calibrations)
+    )
+
+
 def scaled(constants: Mapping[str, float], hardware: Hardware, source: Hardware) -> dict[str, float]:
     """Return a relative's constants for another machine.
 

@@ -13,7 +13,6 @@ from codesign.cost.arrays import FloatArray, as_floats
 from codesign.cost.attention_time import (
     SINGLE_PREFIX,
     AttentionShape,
-    AttentionTime,
     AttentionWork,
     Packing,
     attention_work,
@@ -34,7 +33,7 @@ from codesign.cost.fit_constants import (
     held_out_ratios,
     shape_index,
 )
-from codesign.cost.sheet import Calibration
+from codesign.cost.sheet import Calibration, SheetTime
 from codesign.errors import InputError
 from codesign.hardware.hardware import Hardware
 from codesign.schemes.kv import KvFormat, bytes_per_token
@@ -105,7 +104,7 @@ class Form:
 
     bounds: Mapping[str, Bounds]
     given: Constants
-    seconds: Callable[[Constants, AttentionWork], AttentionTime]
+    seconds: Callable[[Constants, AttentionWork], SheetTime]
 
 
 def fit_attention_decode(rows: AttentionRows, hardware: Hardware, kv: KvFormat) -> Calibration:
@@ -145,7 +144,7 @@ def possible_rows(rows: AttentionRows, hardware: Hardware, kv: KvFormat) -> Mask
     return allowed
 
 
-def single_seconds(constants: Constants, work: AttentionWork) -> AttentionTime:
+def single_seconds(constants: Constants, work: AttentionWork) -> SheetTime:
     """Return the decode time of the kernel for single query heads alone."""
     named = {SINGLE_PREFIX + name: value for name, value in constants.items()}
     return decode_seconds({**constants, **named, "packed_group_max": 0.0}, work)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codesign.cost.arrays import FloatArray, as_floats, smooth_maximum
+from codesign.cost.sheet import SheetTime, constants_problem
 from codesign.cost.traffic import gemm_activation_bytes, gemm_flop, quantize_activation_bytes
 from codesign.errors import CapabilityError
 from codesign.hardware.hardware import Hardware
@@ -34,7 +35,6 @@ HOST_CONSTANTS = ("host_s", "host_extra_s", "host_rows")
 
 
 _GROUPS = (WEIGHT_ONLY_CONSTANTS, QUANTIZING_CONSTANTS, VECTOR_CONSTANTS, HOST_CONSTANTS)
-_CONSTANT_MIN, _CONSTANT_MAX = 1e-15, 1e6
 
 
 class TilePolicy(IntEnum):
@@ -62,16 +62,6 @@ CHUNK_ROWS = 2048
 
 
 @dataclass(frozen=True, slots=True)
-class GemmTime:
-    """Seconds of one multiplication or of arrays of them; the causes overlap, so `predicted_s` is no sum of them."""
-
-    compute_s: FloatArray
-    memory_s: FloatArray
-    fixed_s: FloatArray
-    predicted_s: FloatArray
-
-
-@dataclass(frozen=True, slots=True)
 class GemmWork:
     """What does not depend on constants. Arrays named `tile_` are [candidate, row], the rest [row] or numbers."""
 
@@ -96,7 +86,7 @@ class GemmWork:
 
 def gemm_seconds(
     constants: Mapping[str, float], hardware: Hardware, scheme: Scheme, m: FloatArray, n: FloatArray, k: FloatArray
-) -> GemmTime:
+) -> SheetTime:
     """Return the time of out[m, n] = x[m, k] · W on one device; the arrays broadcast against each other."""
     shape = np.broadcast_shapes(np.shape(m), np.shape(n), np.shape(k))
     m, n, k = (np.broadcast_to(as_floats(size), shape).ravel() for size in (m, n, k))
@@ -104,7 +94,7 @@ def gemm_seconds(
     chunks = [slice(start, start + CHUNK_ROWS) for start in range(0, max(m.size, 1), CHUNK_ROWS)]
     times = [work_seconds(constants, gemm_work(hardware, scheme, m[c], n[c], k[c], policy)) for c in chunks]
     parts = ([getattr(time, name) for time in times] for name in ("compute_s", "memory_s", "fixed_s", "predicted_s"))
-    return GemmTime(*(np.concatenate(part).reshape(shape) for part in parts))
+    return SheetTime(*(np.concatenate(part).reshape(shape) for part in parts))
 
 
 def gemm_work(
@@ -168,23 +158,15 @@ def tile_policy(constants: Mapping[str, float]) -> TilePolicy:
 
 def gemm_constants_problem(constants: Mapping[str, float]) -> str | None:
     """Return what is wrong with the constants of a sheet as a sentence, None if nothing is."""
-    known = {*REQUIRED_CONSTANTS, "tile_policy", *(name for group in _GROUPS for name in group)}
-    missing = [name for name in REQUIRED_CONSTANTS if name not in constants]
-    for group in _GROUPS:
-        present = [name for name in group if name in constants]
-        missing += [name for name in group if present and name not in constants]
-    if missing:
-        return f"missing {', '.join(missing)}."
-    for name, value in constants.items():
-        if name not in known:
-            return f"{name} is no constant of a multiplication; known are {', '.join(sorted(known))}."
-        if name == "tile_policy" and value not in tuple(TilePolicy):
-            return f"tile_policy is {value:g}; allowed are 0 (best), 1 (by rows) and 2 (large when full)."
-        if name != "tile_policy" and not _CONSTANT_MIN <= value <= _CONSTANT_MAX:
-            return f"{name} is {value:g}; allowed is {_CONSTANT_MIN:g} to {_CONSTANT_MAX:g}."
-    if not 1.0 <= constants["overlap_exponent"] <= 100.0 or constants["wave_fraction"] > 1.0:
+    if constants.get("tile_policy", TilePolicy.BEST) not in tuple(TilePolicy):
+        return (
+            f"tile_policy is {constants['tile_policy']:g}; allowed are 0 (best), 1 (by rows) and 2 (large when full)."
+        )
+    others = {name: value for name, value in constants.items() if name != "tile_policy"}
+    problem = constants_problem(others, REQUIRED_CONSTANTS, _GROUPS)
+    if problem is None and (not 1.0 <= constants["overlap_exponent"] <= 100.0 or constants["wave_fraction"] > 1.0):
         return "overlap_exponent must be from 1 to 100, and wave_fraction at most 1."
-    return None
+    return problem
 
 
 def gemm_math(scheme: Scheme, hardware: Hardware) -> tuple[str, bool]:
@@ -196,7 +178,7 @@ def gemm_math(scheme: Scheme, hardware: Hardware) -> tuple[str, bool]:
     return can.math_dtype, scheme.quantized and not scheme.weight_only and as_stored
 
 
-def work_seconds(constants: Mapping[str, float], work: GemmWork) -> GemmTime:
+def work_seconds(constants: Mapping[str, float], work: GemmWork) -> SheetTime:
     """Return the time of the work: launch, then tiles and bytes overlapping, then the pass that quantizes."""
     c = constants
     exponent = c["overlap_exponent"]
@@ -221,7 +203,7 @@ def work_seconds(constants: Mapping[str, float], work: GemmWork) -> GemmTime:
     if "host_s" in c:
         host_s = c["host_s"] + np.where(work.m > c["host_rows"], c["host_extra_s"], 0.0)
         fixed_s, total_s = np.maximum(fixed_s, host_s), smooth_maximum(total_s, host_s, HOST_EXPONENT)
-    return GemmTime(compute_s, memory_s, fixed_s, total_s)
+    return SheetTime(compute_s, memory_s, fixed_s, total_s)
 
 
 def _tiles_s(c: Mapping[str, float], work: GemmWork) -> FloatArray:

@@ -9,14 +9,15 @@ import numpy as np
 
 from codesign.cost.arrays import FloatArray, as_floats
 from codesign.cost.calibration import choose, without_host
+from codesign.cost.expert_routing import busiest_device
 from codesign.cost.gemm_time import gemm_math, gemm_seconds
+from codesign.cost.moe_time import MoeShape, moe_seconds
 from codesign.cost.origin import Origin
 from codesign.cost.power import Load, compute_weight
 from codesign.cost.roofline import KernelTime, OpCost, Rates, kernel_time
 from codesign.cost.target import Target
 from codesign.cost.traffic import (
     dequantize_flop,
-    expected_experts_hit,
     gemm_activation_bytes,
     gemm_flop,
     quantize_activation_bytes,
@@ -78,23 +79,6 @@ class KernelPrediction:
     def power_load(self) -> Load:
         """Return what draws power."""
         return self.load or Load(self.time.compute_s, self.time.memory_s)
-
-
-@dataclass(frozen=True, slots=True)
-class ExpertShape:
-    """Routed experts of one block, as numbers or arrays; `skew` 0 means balanced routing.
-
-    `intermediate` is that of one device; the experts themselves are divided over `expert_parallel` devices.
-    """
-
-    tokens: FloatArray
-    hidden: FloatArray
-    intermediate: FloatArray
-    expert_count: FloatArray
-    top_k: FloatArray
-    skew: FloatArray
-    matrix_count: FloatArray
-    expert_parallel: FloatArray
 
 
 def datasheet_rates(hardware: Hardware, math_dtype: str) -> Rates:
@@ -216,15 +200,26 @@ def _quantizes(key: str, machine: Hardware) -> bool:
     return gemm_math(parse_scheme(key), machine)[1]
 
 
-def moe(target: Target, scheme: Scheme, shape: ExpertShape) -> KernelPrediction:
-    """Return the time of the routed experts on one device: every expert hit is read once, every routed row multiplied.
+def moe(target: Target, scheme: Scheme, shape: MoeShape) -> KernelPrediction:
+    """Return the time of the routed experts on one device."""
+    datasheet = _datasheet_moe(target, scheme, shape)
+    quantizes = scheme_math(scheme, target)[1]
+    keys = [[key] for key in sheet_keys(scheme, quantizes)]
+    chosen = choose(target, "moe", keys, lambda key, machine: _quantizes(key, machine) == quantizes)
+    if chosen is None:
+        return datasheet
+    time = moe_seconds(chosen.constants, target.hardware, scheme, shape)
+    sizes = {name: getattr(shape, name) for name in ("tokens", "hidden", "intermediate", "expert_count", "top_k")}
+    low_s, high_s = chosen.interval(time.predicted_s, sizes)
+    parts = KernelTime(time.compute_s, time.memory_s, time.fixed_s)
+    return KernelPrediction(parts, time.predicted_s, low_s, high_s, chosen.origin, datasheet.load)
 
-    One grouped kernel per matrix; rows = tokens x top_k.
-    """
+
+def _datasheet_moe(target: Target, scheme: Scheme, shape: MoeShape) -> KernelPrediction:
+    """Every expert hit is read once, every routed row multiplied; one grouped kernel per matrix."""
     math_dtype, quantizes = scheme_math(scheme, target)
-    hit_anywhere = expected_experts_hit(shape.tokens, shape.expert_count, shape.top_k, shape.skew)
-    rows_per_expert = shape.tokens * shape.top_k / np.maximum(hit_anywhere, 1e-9)
-    hit = hit_anywhere / shape.expert_parallel
+    routing = busiest_device(shape.tokens, shape.expert_count, shape.top_k, shape.skew, shape.expert_parallel)
+    hit, rows_per_expert = routing.hit, routing.rows / routing.hit
     up_count = shape.matrix_count - 1.0
     up = gemm_cost(scheme, quantizes, rows_per_expert, shape.intermediate, shape.hidden)
     down = gemm_cost(scheme, quantizes, rows_per_expert, shape.hidden, shape.intermediate)

@@ -10,19 +10,24 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from codesign.cost.attention_time import decode_constants_problem, prefill_constants_problem
+from codesign.cost.collective_time import collective_constants_problem
 from codesign.cost.gemm_time import gemm_constants_problem
+from codesign.cost.moe_time import moe_constants_problem
 from codesign.cost.sheet import Calibration, KernelSheet
+from codesign.cost.traffic import WIRE_PASSES
 from codesign.hardware.folder import NAME, list_hardware, profile_folder
 from codesign.hardware.hardware import Hardware
 from codesign.yaml_file import Section, read_yaml
 
 FORMAT_VERSION = 1
-OPERATIONS = ("gemm", "attention_decode", "attention_prefill", "moe", "all_reduce")
+OPERATIONS = ("gemm", "attention_decode", "attention_prefill", "moe", *WIRE_PASSES)
 # What is wrong with the constants of an operation, as a sentence; None if nothing is.
 CONSTANTS_PROBLEM: Mapping[str, Callable[[Mapping[str, float]], str | None]] = {
     "gemm": gemm_constants_problem,
     "attention_decode": decode_constants_problem,
     "attention_prefill": prefill_constants_problem,
+    "moe": moe_constants_problem,
+    **dict.fromkeys(WIRE_PASSES, collective_constants_problem),
 }
 _KEYS = ("format_version", "hardware", "library", "library_version", "date", "source", "calibrations")
 _CALIBRATION_KEYS = (

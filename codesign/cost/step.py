@@ -8,8 +8,10 @@ import numpy as np
 
 from codesign.cost.arrays import Amount, FloatArray, as_floats
 from codesign.cost.attention import block_attention
-from codesign.cost.collectives import all_reduce
-from codesign.cost.kernels import ExpertShape, KernelPrediction, datasheet_prediction, datasheet_rates, gemm, moe
+from codesign.cost.collectives import collective
+from codesign.cost.expert_routing import RANDOM_ROUTING
+from codesign.cost.kernels import KernelPrediction, datasheet_prediction, datasheet_rates, gemm, moe
+from codesign.cost.moe_time import MoeShape
 from codesign.cost.origin import Origin
 from codesign.cost.power import Load
 from codesign.cost.prediction import NO_TIME, TRUST, Prediction, StageTime, add_stages, stage
@@ -124,13 +126,13 @@ def group_kernel(group: FusedGroup, scheme: Scheme, target: Target, step: Step) 
     gpus = target.gpu_count
     if group.experts is not None:
         experts = group.experts
-        shape = ExpertShape(
+        shape = MoeShape(
             tokens=as_floats(step.tokens),
             hidden=as_floats(experts.hidden),
             intermediate=as_floats(-(-experts.intermediate // gpus)),
             expert_count=as_floats(experts.expert_count),
             top_k=as_floats(experts.top_k),
-            skew=as_floats(0.0),
+            skew=as_floats(RANDOM_ROUTING),
             matrix_count=as_floats(len(experts.matrices)),
             expert_parallel=as_floats(1.0),
         )
@@ -172,7 +174,7 @@ def communication_kernels(model: Model, target: Target, step: Step) -> Kernels:
     if target.gpu_count == 1:
         return []
     message = as_floats(step.tokens * model.hidden * ACTIVATION_BYTES)
-    one = all_reduce(target, as_floats(target.gpu_count), message)
+    one = collective(target, "all_reduce", as_floats(target.gpu_count), message)
     return [(one, REDUCTIONS_PER_BLOCK * len(model.blocks))]
 
 

@@ -9,9 +9,11 @@ import numpy.typing as npt
 from codesign.cost.arrays import FloatArray, as_floats
 from codesign.cost.attention import attention
 from codesign.cost.attention_time import AttentionShape
-from codesign.cost.collectives import all_reduce
-from codesign.cost.kernels import ExpertShape, KernelPrediction, gemm, moe
+from codesign.cost.collectives import COMMON_LIBRARY, collective
+from codesign.cost.kernels import KernelPrediction, gemm, moe
+from codesign.cost.moe_time import MoeShape
 from codesign.cost.target import Target
+from codesign.cost.traffic import WIRE_PASSES
 from codesign.errors import CodesignError, did_you_mean
 from codesign.hardware.file import load_hardware
 from codesign.schemes.capability import library_of, shape_problem
@@ -68,21 +70,24 @@ def _predict_attention(target: Target, _: str, kv_dtype: str, x: Mapping[str, Fl
 
 
 def _predict_moe(target: Target, scheme: str, _: str, x: Mapping[str, FloatArray]) -> KernelPrediction:
-    shape = ExpertShape(
+    shape = MoeShape(
         tokens=x["tokens"],
         hidden=x["hidden"],
         intermediate=np.ceil(x["intermediate"] / x["tp"]),
         expert_count=x["experts"],
         top_k=x["top_k"],
         skew=x["skew"],
-        matrix_count=np.full_like(x["tokens"], GATED_MATRICES),
+        matrix_count=x["matrices"],
         expert_parallel=x["ep"],
     )
     return moe(target, parse_scheme(scheme), shape)
 
 
-def _predict_all_reduce(target: Target, _: str, __: str, x: Mapping[str, FloatArray]) -> KernelPrediction:
-    return all_reduce(target, x["gpus"], x["message_bytes"])
+def _collective(operation: str) -> Operation:
+    def predict(target: Target, _: str, __: str, x: Mapping[str, FloatArray]) -> KernelPrediction:
+        return collective(target, operation, x["gpus"], x["message_bytes"])
+
+    return Operation(("gpus", "message_bytes"), {}, predict, False)
 
 
 _ATTENTION = ("batch", "q_tokens", "kv_tokens", "heads", "kv_heads", "head_dim")
@@ -91,8 +96,8 @@ OPERATIONS: Mapping[str, Operation] = {
     "gemm": Operation(("m", "n", "k"), {}, _predict_gemm, True),
     "attention_decode": Operation(_ATTENTION, {}, _predict_attention, False, "head_dim"),
     "attention_prefill": Operation(_ATTENTION, {}, _predict_attention, False, "head_dim"),
-    "moe": Operation(_MOE, {"tp": 1.0, "ep": 1.0, "skew": 0.0}, _predict_moe, True),
-    "all_reduce": Operation(("gpus", "message_bytes"), {}, _predict_all_reduce, False),
+    "moe": Operation(_MOE, {"tp": 1.0, "ep": 1.0, "skew": 0.0, "matrices": GATED_MATRICES}, _predict_moe, True),
+    **{name: _collective(name) for name in WIRE_PASSES},
 }
 
 
@@ -130,7 +135,8 @@ def _predict_kind(texts: list[str], columns: Columns, rows: npt.NDArray[np.intp]
         return
     try:
         hardware = load_hardware(hw)
-        target = Target(hardware, library_of(library, hardware).name)
+        common = op in WIRE_PASSES and library.split("-")[0] == COMMON_LIBRARY
+        target = Target(hardware, COMMON_LIBRARY if common else library_of(library, hardware).name)
         numbers, usable = _numbers(operation, columns, rows, out)
         if operation.has_scheme and op == "gemm":
             usable &= _legal_shapes(scheme, target, numbers, rows, usable, out)

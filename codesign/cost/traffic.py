@@ -3,6 +3,8 @@
 Flop counts multiply and add as 2 (also for integers). Activations enter and leave in 16 bits.
 """
 
+from types import MappingProxyType
+
 import numpy as np
 
 from codesign.cost.arrays import FloatArray, as_floats
@@ -57,40 +59,21 @@ def attention_flop(pairs: FloatArray, heads: FloatArray, score_dim: FloatArray, 
     return 2.0 * pairs * heads * (score_dim + value_dim)
 
 
-def expected_experts_hit(tokens: FloatArray, experts: FloatArray, top_k: FloatArray, skew: FloatArray) -> FloatArray:
-    """Return how many of `experts` at least one of `tokens` is routed to, choices independent between tokens.
+def expected_experts_hit(tokens: FloatArray, experts: FloatArray, top_k: FloatArray) -> FloatArray:
+    """Return how many of `experts` at least one of `tokens` is routed to, choices independent and equally likely.
 
-    Expert i is chosen by a token with probability p_i, proportional to (i + 1)^-skew, summing to top_k, at most 1;
-    the answer is the sum of 1 - (1 - p_i)^tokens. With skew 0 this is E (1 - (1 - top_k / E)^tokens).
-    Source: expectation of the number of distinct coupons.
+    E (1 - (1 - top_k / E)^tokens). Source: expectation of the number of distinct coupons.
     """
-    balanced = experts * -np.expm1(tokens * np.log1p(-np.minimum(top_k / experts, 1.0 - 1e-12)))
-    skewed_rows = np.flatnonzero(np.broadcast_to(skew, balanced.shape) > 0)
-    if skewed_rows.size == 0:
-        return as_floats(balanced)
-    result = np.array(balanced, dtype=np.float64)
-    columns = [np.broadcast_to(column, balanced.shape).ravel() for column in (tokens, experts, top_k, skew)]
-    keys, inverse = np.unique(np.stack([column[skewed_rows] for column in columns]), axis=1, return_inverse=True)
-    hits = np.array([_skewed_hit(*key) for key in keys.T])
-    result.ravel()[skewed_rows] = hits[inverse.ravel()]
-    return result
+    return as_floats(experts * -np.expm1(tokens * np.log1p(-np.minimum(top_k / experts, 1.0 - 1e-12))))
 
 
-def _skewed_hit(tokens: float, experts: float, top_k: float, skew: float) -> float:
-    weights = np.arange(1, int(experts) + 1, dtype=np.float64) ** -skew
-    probability = np.minimum(top_k * weights / weights.sum(), 1.0)
-    for _ in range(8):  # hand what was clipped at 1 to the experts below it
-        missing = top_k - probability.sum()
-        below = probability < 1.0
-        if missing <= 1e-9 or not below.any():
-            break
-        probability[below] = np.minimum(probability[below] * (1 + missing / probability[below].sum()), 1.0)
-    return float(-np.expm1(tokens * np.log1p(-np.minimum(probability, 1.0 - 1e-12))).sum())
+# How often a message crosses the link: all-reduce is a reduce-scatter and an all-gather.
+WIRE_PASSES = MappingProxyType({"all_reduce": 2.0, "all_gather": 1.0, "reduce_scatter": 1.0, "all_to_all": 1.0})
 
 
-def all_reduce_wire_bytes(gpu_count: FloatArray, message_bytes: FloatArray) -> FloatArray:
-    """Return the bytes that each GPU sends in a ring all-reduce: 2 (g - 1) / g of the message.
+def wire_bytes(operation: str, gpu_count: FloatArray, message_bytes: FloatArray) -> FloatArray:
+    """Return the bytes that each device sends: (g - 1) / g of the message per pass.
 
     Source: Patarasuk and Yuan, "Bandwidth optimal all-reduce algorithms", 2009.
     """
-    return 2.0 * (gpu_count - 1.0) / gpu_count * message_bytes
+    return WIRE_PASSES[operation] * (gpu_count - 1.0) / gpu_count * message_bytes

@@ -208,8 +208,7 @@ def _attention_intensity(name: str, x: Mapping[str, FloatArray]) -> FloatArray:
 
 def _moe_intensity(name: str, x: Mapping[str, FloatArray]) -> FloatArray:
     """Return that of one expert's matrix with the mean number of rows that its tokens bring."""
-    skew = np.nan_to_num(x["skew"]) if "skew" in x else np.zeros_like(x["tokens"])
-    hit = expected_experts_hit(x["tokens"], x["experts"], x["top_k"], skew)
+    hit = expected_experts_hit(x["tokens"], x["experts"], x["top_k"])
     split = np.nan_to_num(x["tp"], nan=1.0) if "tp" in x else 1.0
     return _gemm_intensity(
         name, {"m": x["tokens"] * x["top_k"] / hit, "n": np.ceil(x["intermediate"] / split), "k": x["hidden"]}

@@ -72,7 +72,7 @@ def _weights_read(deployment: Deployment, assignment: Assignment, step: Step) ->
             shares.append(1.0)
             continue
         count, top_k = np.float64(experts.expert_count), np.float64(experts.top_k)
-        hit = expected_experts_hit(np.asarray(step.tokens), np.asarray(count), np.asarray(top_k), np.asarray(0.0))
+        hit = expected_experts_hit(np.asarray(step.tokens), np.asarray(count), np.asarray(top_k))
         shares.append(float(hit) / experts.expert_count)
     return np.array(shares)
 

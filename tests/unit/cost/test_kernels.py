@@ -6,8 +6,9 @@ from machines import round_hardware
 
 from codesign.cost.arrays import as_floats
 from codesign.cost.attention import AttentionShape, attention, block_attention, latent_attention
-from codesign.cost.collectives import all_reduce
-from codesign.cost.kernels import ExpertShape, gemm, moe, scheme_math
+from codesign.cost.collectives import collective
+from codesign.cost.kernels import gemm, moe, scheme_math
+from codesign.cost.moe_time import MoeShape
 from codesign.cost.origin import Origin
 from codesign.cost.target import Target
 from codesign.errors import CapabilityError
@@ -73,7 +74,7 @@ def test_more_rows_are_never_faster(m, n, k):
 
 def expert_seconds(tokens, skew=0.0, name="BF16", parallel=1.0) -> float:
     values = (tokens, 4096, 14336, 8, 2, skew, 3, parallel)
-    return float(moe(TARGET, parse_scheme(name), ExpertShape(*(as_floats(value) for value in values))).predicted_s)
+    return float(moe(TARGET, parse_scheme(name), MoeShape(*(as_floats(value) for value in values))).predicted_s)
 
 
 def test_one_token_reads_only_its_experts():
@@ -132,11 +133,11 @@ def test_heads_are_divided_over_devices():
 
 
 def test_all_reduce_takes_wire_bytes_and_latency():
-    time = all_reduce(TARGET, as_floats([2, 8]), as_floats(300e6)).predicted_s
+    time = collective(TARGET, "all_reduce", as_floats([2, 8]), as_floats(300e6)).predicted_s
     assert np.allclose(time, [1e-3 + 2e-6, 1.75e-3 + 2e-6])
 
 
 def test_a_machine_without_links_has_no_all_reduce():
     alone = Target(round_hardware(peer_link=None, host_link=None), "vllm")
     with pytest.raises(CapabilityError, match="no link to peers"):
-        all_reduce(alone, as_floats(2), as_floats(1e6))
+        collective(alone, "all_reduce", as_floats(2), as_floats(1e6))
