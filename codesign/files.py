@@ -2,12 +2,16 @@
 
 import json
 import os
+import re
 import stat
 import tempfile
 from pathlib import Path
 from typing import Any, NoReturn
 
 from codesign.errors import InputError
+
+# A string, ended or not, or a bracket; the quantifiers never back up, so that hostile text takes linear time.
+_STRING_OR_BRACKET = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
 
 
 def read_text(path: Path, max_bytes: int, what: str) -> str:
@@ -42,13 +46,14 @@ def parse_json(text: str, where: str, max_depth: int = 64) -> Any:
         raise InputError(f"{where}: {name} is not JSON; write a finite number or null.")
 
     def unique_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(pairs)
-        if len(result) != len(pairs):
-            twice = next(key for key, _ in pairs if sum(key == other for other, _ in pairs) > 1)
-            raise InputError(f'{where}: the key "{twice}" appears twice; remove one.')
+        result: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in result:
+                raise InputError(f"{where}: the key {json.dumps(key)[:80]} appears twice; remove one.")
+            result[key] = value
         return result
 
-    _check_depth(text, where, max_depth)
+    check_json_depth(text, where, max_depth)
     try:
         value = json.loads(
             text, parse_constant=refuse_constant, object_pairs_hook=unique_object, parse_float=_finite(where)
@@ -75,19 +80,12 @@ def _finite(where: str) -> Any:
     return parse
 
 
-def _check_depth(text: str, where: str, max_depth: int) -> None:
-    depth, in_string, escaped = 0, False, False
-    for character in text:
-        if in_string:
-            if escaped:
-                escaped = False
-            elif character == "\\":
-                escaped = True
-            elif character == '"':
-                in_string = False
-        elif character == '"':
-            in_string = True
-        elif character in "[{":
+def check_json_depth(text: str, where: str, max_depth: int) -> None:
+    """Refuse JSON nested deeper than `max_depth` levels, in linear time and without recursion."""
+    depth = 0
+    for match in _STRING_OR_BRACKET.finditer(text):
+        character = text[match.start()]
+        if character in "[{":
             depth += 1
             if depth > max_depth:
                 raise InputError(f"{where}: nested deeper than {max_depth} levels.")
