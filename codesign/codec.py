@@ -26,6 +26,7 @@ def to_plain(value: Any) -> Any:
 def from_plain(wanted: type[T], value: Any, where: str) -> T:
     """Return the value as `wanted`, checking every key and type; InputError names the place in the file.
 
+    Only keys whose fields have a default may be missing.
     Understands dataclasses, int, float, str, bool, None, StrEnum, tuple[T, ...], Mapping[str, T] and unions with None.
     """
     result: T = _decode(wanted, value, where)
@@ -61,10 +62,11 @@ def _decode_dataclass(wanted: Any, value: dict[str, Any], where: str) -> Any:
     for key in value:
         if key not in names:
             raise InputError(f'{where}: unknown key "{key}".{did_you_mean(key, names)}')
-    for name in names:
+    needed = [field.name for field in dataclasses.fields(wanted) if field.default is dataclasses.MISSING]
+    for name in needed:
         if name not in value:
             raise InputError(f'{where}: the key "{name}" is missing.')
-    return wanted(**{name: _decode(hints[name], value[name], f"{where}.{name}") for name in names})
+    return wanted(**{name: _decode(hints[name], item, f"{where}.{name}") for name, item in value.items()})
 
 
 def _decode_enum(wanted: type[StrEnum], value: str, where: str) -> StrEnum:

@@ -12,7 +12,8 @@ class Setting:
 
     `kv` is a KV format or "auto" (the planner chooses); `schemes` restricts the planner to some names; `method` is a
     quantization method of the quality prior; `anchor` is one measured loss that narrows it, as SCHEME:METHOD=NATS;
-    `quality_file` replaces the prior by measured losses.
+    `quality_file` replaces the prior by measured losses; `sheet_files` go before the shipped kernel sheets. Routed
+    experts are divided over `expert_parallel` of the `gpu_count` devices, and each expert's matrices over the rest.
     """
 
     batch: int = DEFAULT_BATCH
@@ -27,6 +28,8 @@ class Setting:
     anchor: str = ""
     quality_file: str | None = None
     allow_unknown_quality: bool = False
+    expert_parallel: int = 1
+    sheet_files: tuple[str, ...] = ()
 
 
 DEFAULT_SETTING = Setting()

@@ -14,7 +14,9 @@ from codesign.cli.options import (
     load_model_and_warn,
     name_list,
     setting_from,
+    sheet_option,
     target_options,
+    warn_of_foreign_sheets,
 )
 
 
@@ -35,6 +37,7 @@ from codesign.cli.options import (
 @lengths_options
 @target_options
 @click.option("--kv", default="", metavar="FORMAT", help="KV cache format; else 16 bits.")
+@sheet_option
 @json_option
 def command(*, hw: str, model: str, scheme: str, as_json: bool, **given: Any) -> None:
     """Compare machines and schemes: speed, memory, energy, cost, and what is refused where."""
@@ -50,6 +53,7 @@ def command(*, hw: str, model: str, scheme: str, as_json: bool, **given: Any) ->
     shape = load_model_and_warn(model)
     machines = [api.load_hardware(name) for name in names]
     setting = setting_from(given, shape)
+    warn_of_foreign_sheets(setting, machines)
     comparisons = [compare_machine(machine, shape, setting, chosen) for machine in machines]
     if as_json:
         print_json({"model": shape.name, "setting": replace(setting), "machines": comparisons}, "comparison")

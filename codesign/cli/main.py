@@ -17,6 +17,7 @@ COMMANDS = {
     "predict": "time, memory, energy and cost of one scheme, or of tables of kernels and servers",
     "compare": "machines against schemes, in one table",
     "validate": "predicted against measured, for a table of kernels",
+    "fit": "a kernel sheet of one's own from a table of measured kernels",
     "hw": "list, show, check and copy hardware profiles",
     "model": "list and show models",
     "scheme": "list schemes, and what runs where",

@@ -10,6 +10,7 @@ from codesign.errors import InputError
 from codesign.setting import DEFAULT_OUTPUT_TOKENS, DEFAULT_PROMPT_TOKENS, Setting
 
 if TYPE_CHECKING:
+    from codesign.hardware.hardware import Hardware
     from codesign.model.layers import Model
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -59,6 +60,30 @@ def target_options(function: F) -> F:
     function = click.option("--gpus", type=click.IntRange(1, 1024), default=1, show_default=True, help=gpus)(function)
     text = "Kernel library, such as vllm, trtllm or llama.cpp; else the usual one of the machine."
     return click.option("--library", default="", metavar="NAME", help=text)(function)
+
+
+def sheet_option(function: F) -> F:
+    """Add --sheet."""
+    text = "Kernel sheet of your own, as `codesign fit` writes it; goes before the shipped ones. May be repeated."
+    return click.option("--sheet", "sheet_files", multiple=True, metavar="FILE", help=text)(function)
+
+
+def warn_of_foreign_sheets(setting: Setting, machines: "list[Hardware]") -> None:
+    """Say on standard error which sheets are of none of these machines with their library."""
+    from codesign.cli.output import plain
+    from codesign.cost.collectives import COMMON_LIBRARY
+    from codesign.cost.sheet_file import read_sheets
+    from codesign.schemes.capability import library_of
+
+    known = {
+        (machine.name, name)
+        for machine in machines
+        for name in (library_of(setting.library, machine).name, COMMON_LIBRARY)
+    }
+    for sheet in read_sheets(setting.sheet_files):
+        if (sheet.hardware, sheet.library) not in known:
+            text = f"the sheet of {sheet.library} on {sheet.hardware} is of another machine or library"
+            click.echo(plain(f"Warning: {text}; it can only stand in as a relative's."), err=True)
 
 
 def lengths_options(function: F) -> F:
@@ -132,4 +157,5 @@ def setting_from(given: dict[str, Any], model: Any) -> Setting:
         anchor=given.get("anchor", ""),
         quality_file=given.get("quality_file"),
         allow_unknown_quality=given.get("allow_unknown_quality", False),
+        sheet_files=given["sheet_files"],
     )

@@ -17,7 +17,9 @@ from codesign.cli.options import (
     name_list,
     need_machine_and_model,
     output_path,
+    sheet_option,
     target_options,
+    warn_of_foreign_sheets,
 )
 from codesign.units import GIBI, MILLI, significant
 
@@ -66,6 +68,7 @@ def budget_options(function: Any) -> Any:
 @click.option("--anchor", default="", metavar="SCHEME:METHOD=NATS", help="One measured loss, which narrows the prior.")
 @click.option("--quality", "quality_file", metavar="FILE", help="Measured losses instead of the published prior.")
 @click.option("--allow-unknown-quality", is_flag=True, help="Also consider schemes whose loss nobody measured.")
+@sheet_option
 @click.option("--pareto", metavar="A,B", help="Also the front between two criteria, such as tpot,quality.")
 @click.option("--out", metavar="FILE", help="Write the plan as JSON.")
 @click.option("--html", metavar="FILE", help="Write one offline page.")
@@ -91,6 +94,7 @@ def run(*, as_json: bool, out: str | None, html: str | None, layers: bool, **giv
     out_path, html_path = output_path(out), output_path(html)
     hardware, model = api.load_hardware(given["hw"]), load_model_and_warn(given["model"])
     setting = setting_from(given, model)
+    warn_of_foreign_sheets(setting, [hardware])
     pareto = pareto_pair(given["pareto"])
     limits = budgets(given, hardware)
     try:

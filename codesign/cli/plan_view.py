@@ -10,6 +10,7 @@ from codesign.plan.present import (
     headline,
     pareto_rows,
     refused_rows,
+    sheet_lines,
     total_rows,
 )
 
@@ -28,3 +29,5 @@ def print_plan(plan: Plan, *, every_group: bool = False) -> None:
         print_table(table)
     print_line()
     print_line(footnote(plan))
+    for line in sheet_lines(plan):
+        print_line(line)

@@ -16,7 +16,9 @@ from codesign.cli.options import (
     need_machine_and_model,
     output_path,
     setting_from,
+    sheet_option,
     target_options,
+    warn_of_foreign_sheets,
 )
 
 
@@ -32,6 +34,7 @@ from codesign.cli.options import (
 @lengths_options
 @target_options
 @click.option("--kv", default="", metavar="FORMAT", help="KV cache format; else 16 bits.")
+@sheet_option
 @json_option
 @click.pass_context
 def command(ctx: click.Context, /, **given: Any) -> None:
@@ -44,14 +47,17 @@ def command(ctx: click.Context, /, **given: Any) -> None:
 def run(*, scheme: str, batch: str, as_json: bool, **given: Any) -> None:
     """Predict every batch of the list and print them."""
     from codesign import api
-    from codesign.cli.output import print_json
+    from codesign.cli.output import print_json, print_line
     from codesign.cli.predict_view import print_predictions
+    from codesign.cost.calibration import own_sheets
     from codesign.cost.deployment import deploy
+    from codesign.cost.sheet import sheet_title
     from codesign.schemes.capability import baseline_scheme
 
     batches = integer_list(batch, "--batch")
     hardware, model = api.load_hardware(given["hw"]), load_model_and_warn(given["model"])
     setting = setting_from(given, model)
+    warn_of_foreign_sheets(setting, [hardware])
     baseline = baseline_scheme(hardware).name
     name = api.parse_scheme(scheme).name if scheme else baseline
     rows = []
@@ -62,16 +68,22 @@ def run(*, scheme: str, batch: str, as_json: bool, **given: Any) -> None:
             (one, api.predict(hardware, model, name, here), api.predict(hardware, model, baseline, unquantized))
         )
     where = deploy(hardware, model, setting)
+    titles = [sheet_title(sheet) for sheet in own_sheets(where.target)]
     if as_json:
         predictions = [{"batch": one, "prediction": here, "baseline": there} for one, here, there in rows]
         head = {"hardware": hardware.name, "model": model.name, "library": where.target.library, "scheme": name}
-        print_json({**head, "baseline_scheme": baseline, "predictions": predictions}, "prediction")
+        print_json(
+            {**head, "baseline_scheme": baseline, "predictions": predictions, "kernel_sheets": titles}, "prediction"
+        )
     else:
         print_predictions(where, name, baseline, rows)
+        for title in titles:
+            print_line(f"Kernel sheet: {title}.")
 
 
 def table_options(function: Any) -> Any:
-    """Add --input and --output of the table commands."""
+    """Add --input, --output and --sheet of the table commands."""
+    function = sheet_option(function)
     text = "Write here, by its ending as CSV or Parquet; else CSV to standard output."
     function = click.option("--output", metavar="FILE", help=text)(function)
     return click.option("--input", "input_path", required=True, metavar="FILE", help="CSV or Parquet table.")(function)
@@ -81,19 +93,21 @@ def table_options(function: Any) -> Any:
     epilog="Example: codesign predict kernels --input kernels.csv --output predicted.csv", context_settings=HELP
 )
 @table_options
-def kernels(input_path: str, output: str | None) -> None:
+def kernels(input_path: str, output: str | None, sheet_files: tuple[str, ...]) -> None:
     """Predict a table of kernels: columns hw, library, op, scheme and the sizes of the operation."""
+    from codesign.cost.sheet_file import read_sheets
     from codesign.cost.table_file import predict_kernel_file
 
-    predict_kernel_file(input_path, output_path(output))
+    predict_kernel_file(input_path, output_path(output), read_sheets(sheet_files))
 
 
 @command.command(
     epilog="Example: codesign predict serving --input servers.csv --output predicted.csv", context_settings=HELP
 )
 @table_options
-def serving(input_path: str, output: str | None) -> None:
+def serving(input_path: str, output: str | None, sheet_files: tuple[str, ...]) -> None:
     """Predict a table of servers: columns hw, gpus, model, scheme, kv_dtype, library, concurrency, lengths."""
+    from codesign.cost.sheet_file import read_sheets
     from codesign.cost.table_file import predict_serving_file
 
-    predict_serving_file(input_path, output_path(output))
+    predict_serving_file(input_path, output_path(output), read_sheets(sheet_files))

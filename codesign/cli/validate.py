@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from codesign.cli.options import HELP, json_option
+from codesign.cli.options import HELP, json_option, sheet_option
 
 if TYPE_CHECKING:
     from codesign.cost.validate import TableValidation
@@ -43,8 +43,9 @@ class Percent(click.ParamType[float]):
     metavar="SHARE",
     help="Exit 7 where the mean absolute error of any figure is above this.",
 )
+@sheet_option
 @json_option
-def command(input_path: str, html: str | None, force: bool, fail_above: float | None, as_json: bool) -> None:
+def command(input_path: str, *, html: str | None, force: bool, fail_above: float | None, **given: Any) -> None:
     """Compare predictions with measurements of kernels or of servers.
 
     Columns as for `predict kernels`, and measured_s; or as for `predict serving`, and measured_tpot_s or
@@ -54,17 +55,18 @@ def command(input_path: str, html: str | None, force: bool, fail_above: float | 
     from codesign.cli.output import print_json
     from codesign.cli.validate_view import print_validation
     from codesign.cost.measured import read_measured_table
+    from codesign.cost.sheet_file import read_sheets
     from codesign.cost.validate import predict_figures, validate_table
 
     page = output_path(html, force=force)
     table = read_measured_table(input_path)
-    predicted = predict_figures(table)
+    predicted = predict_figures(table, read_sheets(given["sheet_files"]))
     found = validate_table(table, predicted)
     if page is not None:
         from codesign.report.validate_page import write_validation_page
 
         write_validation_page(found, predicted, Path(input_path).name, page)
-    if as_json:
+    if given["as_json"]:
         print_json(found, "validation")
     else:
         print_validation(found)

@@ -66,10 +66,10 @@ def attention(target: Target, kv: KvFormat, shape: AttentionShape) -> KernelPred
 def sheet_keys(kv: KvFormat, shape: AttentionShape) -> list[list[str]]:
     """Return the names under which sheets may hold these kernels: of the KV format, then of others, nearest first.
 
-    Head dimensions that were measured stand in for others, the nearest first.
+    A sheet of the user's own may hold this head dimension; else those that were measured stand in, the nearest first.
     """
     typical = float(np.median(shape.head_dim))
-    dims = sorted(MEASURED_HEAD_DIMS, key=lambda dim: abs(math.log(dim / typical)))
+    dims = sorted({*MEASURED_HEAD_DIMS, int(typical)}, key=lambda dim: abs(math.log(dim / typical)))
     formats = [MEASURED_ALIKE.get(kv.name, kv.name), *(["fp8"] if kv.quantized else [])]
     return [[attention_key(name, dim) for dim in dims] for name in dict.fromkeys(formats)]
 

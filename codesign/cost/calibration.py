@@ -1,16 +1,18 @@
 """Which constants predict a kernel: the sheet of its machine and library, a relative's, another library's, or none."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from codesign.cost.arrays import FloatArray, as_floats
 from codesign.cost.origin import Origin
+from codesign.cost.sheet import KernelSheet
 from codesign.cost.sheet_file import load_sheet, relative_distance, shipped_sheets
 from codesign.cost.target import Target
 from codesign.hardware.file import load_hardware
+from codesign.hardware.folder import list_hardware
 from codesign.hardware.hardware import Hardware
 
 # Ends of the 80 % interval where constants are borrowed: measured over predicted at the 10th and 90th percentile when
@@ -50,19 +52,18 @@ def choose(
 
     `keys` are the names under which sheets may hold the operation, in groups of like kernels, the best group first.
     Within a group: the machine's own sheet of the library, then that of the nearest relative, then other libraries
-    likewise; of one sheet the first key. `alike` says whether a machine runs the same kind of kernel for a key.
+    likewise; of one sheet the first key. Of two sheets of one machine and library, the user's own goes first. `alike`
+    says whether a machine runs the same kind of kernel for a key.
     """
     hardware = target.hardware
     ranked = [(group, place, key) for group, names in enumerate(keys) for place, key in enumerate(names)]
     found = []
-    for machine_name, library in shipped_sheets():
-        machine = _machine(machine_name)
-        same = machine_name == hardware.name
+    for order, (sheet, machine) in enumerate(_sheets(target)):
+        same = sheet.hardware == hardware.name
         distance = 0.0 if same else relative_distance(hardware, machine)
-        sheet = None if distance is None else load_sheet(machine_name, library)
-        for group, place, key in ranked if sheet is not None else ():
-            if sheet is not None and (operation, key) in sheet.calibrations and alike(key, machine):
-                rank = (group, library != target.library, not same, distance, place, machine_name, library)
+        for group, place, key in ranked if distance is not None else ():
+            if (operation, key) in sheet.calibrations and alike(key, machine):
+                rank = (group, sheet.library != target.library, not same, distance, place, order)
                 found.append((rank, sheet.calibrations[operation, key], machine))
     if not found:
         return None
@@ -75,6 +76,35 @@ def choose(
     origin = Origin.TRANSFERRED if other_kernel or other_machine else Origin.CALIBRATED
     constants = scaled(calibration.constants, hardware, machine) if other_machine else calibration.constants
     return Chosen(constants, calibration.fit_range, low, high, origin)
+
+
+def _sheets(target: Target) -> Iterator[tuple[KernelSheet, Hardware]]:
+    """Yield all sheets with their machines: the user's own of known machines, then the shipped ones by name."""
+    for sheet in target.sheets:
+        if sheet.hardware == target.hardware.name:
+            yield sheet, target.hardware
+        elif sheet.hardware in list_hardware():
+            yield sheet, _machine(sheet.hardware)
+    for machine_name, library in shipped_sheets():
+        shipped = load_sheet(machine_name, library)
+        if shipped is not None:
+            yield shipped, _machine(machine_name)
+
+
+def own_sheets(target: Target) -> tuple[KernelSheet, ...]:
+    """Return the sheets of the target's own machine and library, in the order in which they are asked."""
+    where = (target.hardware.name, target.library)
+    shipped = load_sheet(*where)
+    own = tuple(sheet for sheet in target.sheets if (sheet.hardware, sheet.library) == where)
+    return own if shipped is None else (*own, shipped)
+
+
+def has_operation(target: Target, operation: str) -> bool:
+    """Return whether some sheet of the target's library, on whatever machine, holds the operation."""
+    own = (sheet for sheet in target.sheets if sheet.library == target.library)
+    return target.library in libraries_with(operation) or any(
+        name == operation for sheet in own for name, _ in sheet.calibrations
+    )
 
 
 @functools.cache

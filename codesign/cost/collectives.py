@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from codesign.cost.arrays import FloatArray, as_floats
-from codesign.cost.calibration import choose, libraries_with
+from codesign.cost.calibration import choose, has_operation
 from codesign.cost.collective_time import COLLECTIVE_KEY, collective_seconds
 from codesign.cost.kernels import KernelPrediction, datasheet_prediction
 from codesign.cost.roofline import KernelTime, OpCost, Rates
@@ -35,7 +35,7 @@ def collective(target: Target, operation: str, gpu_count: FloatArray, message_by
     cost = OpCost(nothing, nothing, nothing, wire, nothing, launch_count=np.where(gpus > 1, 1.0, 0.0))
     rates = Rates(1.0, 1.0, link.bandwidth_bytes_per_s, link.latency_s + target.hardware.launch_overhead_s)
     datasheet = datasheet_prediction("all_reduce", cost, rates)
-    library = target.library if target.library in libraries_with(operation) else COMMON_LIBRARY
+    library = target.library if has_operation(target, operation) else COMMON_LIBRARY
     has_peer_link = target.hardware.peer_link is not None
     chosen = choose(
         replace(target, library=library),

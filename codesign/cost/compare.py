@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from codesign.cost.deployment import deploy, uniform_assignment
+from codesign.cost.deployment import Deployment, deploy, uniform_assignment
 from codesign.cost.inference import InferencePrediction, predict_inference
 from codesign.errors import CapabilityError
 from codesign.hardware.hardware import Hardware
@@ -39,24 +39,22 @@ def compare_machine(hardware: Hardware, model: Model, setting: Setting, schemes:
     baseline = baseline_scheme(hardware).name
     names = schemes or tuple(scheme.name for scheme in candidate_schemes(hardware, library))
     try:
-        reference = _predict(baseline, hardware, model, replace(setting, kv=""))
+        where = deploy(hardware, model, setting)
+        reference = _predict(baseline, where, "")
     except CapabilityError as error:
         results = tuple(SchemeResult(name, None, None, None, str(error)) for name in names)
         return MachineComparison(hardware.name, library, baseline, results)
-    results = tuple(_result(name, hardware, model, setting, reference) for name in names)
+    results = tuple(_result(name, where, setting.kv, reference) for name in names)
     return MachineComparison(hardware.name, library, baseline, results)
 
 
-def _predict(name: str, hardware: Hardware, model: Model, setting: Setting) -> InferencePrediction:
-    where = deploy(hardware, model, setting)
-    return predict_inference(where, uniform_assignment(where, parse_scheme(name), setting.kv))
+def _predict(name: str, where: Deployment, kv: str) -> InferencePrediction:
+    return predict_inference(where, uniform_assignment(where, parse_scheme(name), kv))
 
 
-def _result(
-    name: str, hardware: Hardware, model: Model, setting: Setting, reference: InferencePrediction
-) -> SchemeResult:
+def _result(name: str, where: Deployment, kv: str, reference: InferencePrediction) -> SchemeResult:
     try:
-        prediction = _predict(name, hardware, model, setting)
+        prediction = _predict(name, where, kv)
     except CapabilityError as error:
         return SchemeResult(name, None, None, None, str(error))
     decode = reference.tpot_s.value / prediction.tpot_s.value

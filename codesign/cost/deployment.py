@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from codesign.cost.kernels import scheme_math
+from codesign.cost.sheet_file import read_sheets
 from codesign.cost.target import Target
 from codesign.cost.workload import Workload
 from codesign.errors import CapabilityError
@@ -47,13 +48,22 @@ class Assignment:
 
 
 def deploy(hardware: Hardware, model: Model, setting: Setting) -> Deployment:
-    """Return model, machines and workload together; CapabilityError if the machine cannot run such a batch."""
+    """Return model, machines and workload together, the setting's kernel sheets read.
+
+    CapabilityError if the machine cannot run such a batch.
+    """
     if hardware.constraints.batch_one_only and setting.batch > 1:
         raise CapabilityError(f"{hardware.title} runs one sequence at a time; use --batch 1.")
-    price = setting.price_usd_per_hour
+    if setting.gpu_count % setting.expert_parallel:
+        raise CapabilityError(
+            f"{setting.expert_parallel} groups of experts do not divide {setting.gpu_count} devices; "
+            "--expert-parallel must divide --gpus."
+        )
+    price, sheets = setting.price_usd_per_hour, read_sheets(setting.sheet_files)
+    library = library_of(setting.library, hardware).name
     return Deployment(
         model=model,
-        target=Target(hardware, library_of(setting.library, hardware).name, setting.gpu_count),
+        target=Target(hardware, library, setting.gpu_count, sheets, setting.expert_parallel),
         workload=Workload(setting.batch, setting.prompt_tokens, setting.output_tokens),
         price_usd_per_hour=hardware.price_usd_per_hour if price is None else price,
     )
@@ -115,11 +125,8 @@ def group_problem(group: FusedGroup, scheme: Scheme, deployment: Deployment) -> 
         if problem:
             return problem
     if group.experts is not None:
-        experts = group.experts
-        shapes = [
-            (-(-experts.intermediate // gpus), experts.hidden),
-            (experts.hidden, -(-experts.intermediate // gpus)),
-        ]
+        part = -(-group.experts.intermediate // deployment.target.expert_shards)
+        shapes = [(part, group.experts.hidden), (group.experts.hidden, part)]
     elif group.split == "row":
         shapes = [(layer.n, -(-layer.k // gpus)) for layer in group.layers]
     else:

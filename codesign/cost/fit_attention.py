@@ -114,6 +114,10 @@ def fit_attention_decode(rows: AttentionRows, hardware: Hardware, kv: KvFormat) 
     """
     rows = _checked(rows)
     rows = rows.take(possible_rows(rows, hardware, kv))
+    if len(rows.batch) < POINTS_MIN:
+        raise InputError(
+            f"only {len(rows.batch)} points read no faster than memory allows; check the unit of the times."
+        )
     group_max = _packed_group_max(rows, hardware, kv)
     given = {} if np.isinf(group_max) else {"packed_group_max": group_max}
     alone = takes_single_kernel(given, rows.group)

@@ -3,12 +3,13 @@
 Rates come from the profile's sustained fractions and one launch constant; the origin of every number is `datasheet`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from codesign.cost.arrays import FloatArray, as_floats
-from codesign.cost.calibration import choose, without_host
+from codesign.cost.calibration import Chosen, choose, without_host
 from codesign.cost.expert_routing import busiest_device
 from codesign.cost.gemm_time import gemm_math, gemm_seconds
 from codesign.cost.moe_time import MoeShape, moe_seconds
@@ -161,13 +162,28 @@ def gemm(
     cost, rates = gemm_cost(scheme, quantizes, m, n, k), datasheet_rates(target.hardware, math_dtype)
     if chosen is None:
         return datasheet_prediction("gemm", cost, rates)
-    constants = without_host(chosen.constants) if in_step else chosen.constants
+    constants = _in_step(chosen, target, quantizes) if in_step else chosen.constants
     time = gemm_seconds(constants, target.hardware, scheme, m, n, k)
     low_s, high_s = chosen.interval(time.predicted_s, {"m": m, "n": n, "k": k})
     parts = KernelTime(time.compute_s, time.memory_s, time.fixed_s)
     return KernelPrediction(parts, time.predicted_s, low_s, high_s, chosen.origin, work_load(cost, rates))
 
 
+def _in_step(chosen: Chosen, target: Target, quantizes: bool) -> Mapping[str, float]:
+    """Return the constants inside a step, where no call waits for the host.
+
+    A multiplication that quantizes then takes at most one launch more than the library's 16-bit one: what is more in a
+    call of its own is the host's time between its kernels.
+    """
+    constants = without_host(chosen.constants)
+    sixteen = choose(target, "gemm", [[SIXTEEN_BIT_KEY]], lambda *_: True) if quantizes else None
+    if sixteen is None:
+        return constants
+    fixed_max_s = sixteen.constants["fixed_s"] + target.hardware.launch_overhead_s
+    return {**constants, "fixed_s": min(constants["fixed_s"], fixed_max_s)}
+
+
+SIXTEEN_BIT_KEY = "BF16"
 # Schemes that the same kernels multiply as one that was measured: other group sizes, static scales, the other 16 bits.
 MEASURED_ALIKE = {
     "FP16": "BF16",

@@ -13,7 +13,7 @@ import numpy as np
 
 from codesign.cost.arrays import FloatArray
 from codesign.cost.table import OPERATIONS, TextArray
-from codesign.cost.table_file import SERVING_NUMBERS, kernel_columns, read_table
+from codesign.cost.table_file import SERVING_DEFAULTS, SERVING_NUMBERS, kernel_columns, read_table
 from codesign.errors import InputError
 from codesign.units import KIBI, MEBI, MILLI
 
@@ -239,10 +239,9 @@ def _server_columns(raw: "DataFrame", path: Path) -> "DataFrame":
     """Return a table of runs of servers in our columns, NaN where a number is none."""
     frame = _from_aiconfigurator_runs(raw) if set(SERVER_FIGURES.values()) & set(raw.columns) else raw.copy()
     _need(frame, ("hw", "model", "concurrency", "prompt_tokens", "output_tokens"), path)
-    if "gpus" not in frame.columns:
-        frame["gpus"] = 1.0
+    frame = frame.assign(**{name: 1.0 for name in SERVING_DEFAULTS if name not in frame.columns})
     numbers = {name: _floats(frame, name) for name in SERVING_NUMBERS}
-    numbers["gpus"] = np.where(_empty(frame["gpus"]), 1.0, numbers["gpus"])
+    numbers |= {name: np.where(_empty(frame[name]), 1.0, numbers[name]) for name in SERVING_DEFAULTS}
     return frame.assign(
         **numbers, **{f"measured_{name}": _floats(frame, f"measured_{name}") for name in SERVER_FIGURES}
     )
@@ -256,12 +255,17 @@ def _from_aiconfigurator_runs(raw: "DataFrame") -> "DataFrame":
         for name in ("tp_size", "pp_size")
     ]
     frame["gpus"] = np.broadcast_to(ways[0] * ways[1], len(raw))
+    if "moe_ep_size" in raw.columns:
+        frame["ep"] = np.maximum(np.nan_to_num(_floats(raw, "moe_ep_size"), nan=1.0), 1.0)
     for figure, source in SERVER_FIGURES.items():
         frame[f"measured_{figure}"] = _floats(raw, source) * MILLI
     if "model" in frame.columns:
         named = frame["model"].astype(str).str.contains("FP8").map({True: "fp8", False: "bfloat16"})
         given = frame["scheme"] if "scheme" in frame.columns else named
         frame["scheme"] = given.astype(str).where(~_empty(given), named)
+        # Checkpoints quantized per tensor for TensorRT-LLM keep keys and values in 8 bits too (its quantization guide).
+        both = (frame["library"].astype(str) == "trtllm") & (frame["scheme"] == "fp8")
+        frame["kv_dtype"] = both.map({True: "fp8", False: ""})
     return frame
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from codesign.cost.arrays import FloatArray
 
 _CONSTANT_MIN, _CONSTANT_MAX = 1e-15, 1e6
+UNKNOWN_VERSION = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,12 @@ class KernelSheet:
     date: str
     source: str
     calibrations: Mapping[tuple[str, str], Calibration]
+
+
+def sheet_title(sheet: KernelSheet) -> str:
+    """Return what a sheet is of, when it was made and from what."""
+    version = f" {sheet.library_version}" if sheet.library_version != UNKNOWN_VERSION else ""
+    return f"{sheet.library}{version} on {sheet.hardware}, {sheet.date}: {sheet.source}"
 
 
 def constants_problem(

@@ -6,13 +6,19 @@ Constants are in SI units, each named with its unit; what they mean stands with 
 import functools
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from codesign.cost.attention_time import decode_constants_problem, prefill_constants_problem
 from codesign.cost.collective_time import collective_constants_problem
 from codesign.cost.gemm_time import gemm_constants_problem
 from codesign.cost.moe_time import moe_constants_problem
+from codesign.cost.serving_time import (
+    TPOT_OPERATION,
+    TTFT_OPERATION,
+    tpot_constants_problem,
+    ttft_constants_problem,
+)
 from codesign.cost.sheet import Calibration, KernelSheet
 from codesign.cost.traffic import WIRE_PASSES
 from codesign.hardware.folder import NAME, list_hardware, profile_folder
@@ -20,7 +26,7 @@ from codesign.hardware.hardware import Hardware
 from codesign.yaml_file import Section, read_yaml
 
 FORMAT_VERSION = 1
-OPERATIONS = ("gemm", "attention_decode", "attention_prefill", "moe", *WIRE_PASSES)
+OPERATIONS = ("gemm", "attention_decode", "attention_prefill", "moe", *WIRE_PASSES, TPOT_OPERATION, TTFT_OPERATION)
 # What is wrong with the constants of an operation, as a sentence; None if nothing is.
 CONSTANTS_PROBLEM: Mapping[str, Callable[[Mapping[str, float]], str | None]] = {
     "gemm": gemm_constants_problem,
@@ -28,6 +34,8 @@ CONSTANTS_PROBLEM: Mapping[str, Callable[[Mapping[str, float]], str | None]] = {
     "attention_prefill": prefill_constants_problem,
     "moe": moe_constants_problem,
     **dict.fromkeys(WIRE_PASSES, collective_constants_problem),
+    TPOT_OPERATION: tpot_constants_problem,
+    TTFT_OPERATION: ttft_constants_problem,
 }
 _KEYS = ("format_version", "hardware", "library", "library_version", "date", "source", "calibrations")
 _CALIBRATION_KEYS = (
@@ -72,6 +80,11 @@ def shipped_sheets() -> tuple[tuple[str, str], ...]:
     return tuple(
         sorted((name, stem[len(name) + 1 :]) for stem in stems for name in names if stem.startswith(f"{name}."))
     )
+
+
+def read_sheets(paths: Iterable[str]) -> tuple[KernelSheet, ...]:
+    """Return the sheets in YAML files; InputError as for one."""
+    return tuple(read_sheet(path) for path in paths)
 
 
 def read_sheet(path: str | os.PathLike[str]) -> KernelSheet:

@@ -123,21 +123,20 @@ def group_times(groups: Sequence[FusedGroup], scheme: Scheme, target: Target, st
 
 def group_kernel(group: FusedGroup, scheme: Scheme, target: Target, step: Step) -> KernelPrediction:
     """Return the kernel of one fused group; the step's batch may be an array."""
-    gpus = target.gpu_count
     if group.experts is not None:
         experts = group.experts
         shape = MoeShape(
             tokens=as_floats(step.tokens),
             hidden=as_floats(experts.hidden),
-            intermediate=as_floats(-(-experts.intermediate // gpus)),
+            intermediate=as_floats(-(-experts.intermediate // target.expert_shards)),
             expert_count=as_floats(experts.expert_count),
             top_k=as_floats(experts.top_k),
             skew=as_floats(RANDOM_ROUTING),
             matrix_count=as_floats(len(experts.matrices)),
-            expert_parallel=as_floats(1.0),
+            expert_parallel=as_floats(target.expert_parallel),
         )
         return moe(target, scheme, shape)
-    n, k = group.shard(gpus)
+    n, k = group.shard(target.gpu_count)
     rows = step.batch if group.name == "head" else step.tokens
     return gemm(target, scheme, as_floats(rows), as_floats(n), as_floats(k), in_step=True)
 

@@ -12,6 +12,7 @@ from codesign.cost.attention_time import AttentionShape
 from codesign.cost.collectives import COMMON_LIBRARY, collective
 from codesign.cost.kernels import KernelPrediction, gemm, moe
 from codesign.cost.moe_time import MoeShape
+from codesign.cost.sheet import KernelSheet
 from codesign.cost.target import Target
 from codesign.cost.traffic import WIRE_PASSES
 from codesign.errors import CodesignError, did_you_mean
@@ -57,8 +58,9 @@ def _predict_gemm(target: Target, scheme: str, _: str, x: Mapping[str, FloatArra
     return gemm(target, parse_scheme(scheme), x["m"], x["n"], x["k"])
 
 
-def _predict_attention(target: Target, _: str, kv_dtype: str, x: Mapping[str, FloatArray]) -> KernelPrediction:
-    shape = AttentionShape(
+def attention_shape(x: Mapping[str, FloatArray]) -> AttentionShape:
+    """Return the sizes of rows of attention."""
+    return AttentionShape(
         batch=x["batch"],
         query_tokens=x["q_tokens"],
         kv_tokens=x["kv_tokens"],
@@ -66,11 +68,15 @@ def _predict_attention(target: Target, _: str, kv_dtype: str, x: Mapping[str, Fl
         kv_heads=x["kv_heads"],
         head_dim=x["head_dim"],
     )
-    return attention(target, parse_kv(kv_dtype), shape)
 
 
-def _predict_moe(target: Target, scheme: str, _: str, x: Mapping[str, FloatArray]) -> KernelPrediction:
-    shape = MoeShape(
+def _predict_attention(target: Target, _: str, kv_dtype: str, x: Mapping[str, FloatArray]) -> KernelPrediction:
+    return attention(target, parse_kv(kv_dtype), attention_shape(x))
+
+
+def expert_shape(x: Mapping[str, FloatArray]) -> MoeShape:
+    """Return the sizes of rows of experts."""
+    return MoeShape(
         tokens=x["tokens"],
         hidden=x["hidden"],
         intermediate=np.ceil(x["intermediate"] / x["tp"]),
@@ -80,7 +86,10 @@ def _predict_moe(target: Target, scheme: str, _: str, x: Mapping[str, FloatArray
         matrix_count=x["matrices"],
         expert_parallel=x["ep"],
     )
-    return moe(target, parse_scheme(scheme), shape)
+
+
+def _predict_moe(target: Target, scheme: str, _: str, x: Mapping[str, FloatArray]) -> KernelPrediction:
+    return moe(target, parse_scheme(scheme), expert_shape(x))
 
 
 def _collective(operation: str) -> Operation:
@@ -101,10 +110,11 @@ OPERATIONS: Mapping[str, Operation] = {
 }
 
 
-def predict_table(columns: Columns) -> TablePrediction:
+def predict_table(columns: Columns, sheets: tuple[KernelSheet, ...] = ()) -> TablePrediction:
     """Predict every row; rows that share machine, library, operation, scheme and KV format go through one call.
 
-    `columns` holds `hw`, `library`, `op`, `scheme`, `kv_dtype` as texts and the rest as numbers (NaN where empty).
+    `columns` holds `hw`, `library`, `op`, `scheme`, `kv_dtype` as texts and the rest as numbers (NaN where empty);
+    `sheets` go before the shipped kernel sheets.
     """
     count = len(columns["op"])
     blank = TablePrediction(
@@ -120,11 +130,17 @@ def predict_table(columns: Columns) -> TablePrediction:
     ends = np.cumsum(np.bincount(kind_of_row.ravel(), minlength=kinds.shape[1]))
     for kind, rows in zip(kinds.T, np.split(order, ends[:-1]), strict=True):
         texts = [str(values[code]) for (values, _), code in zip(codes, kind, strict=True)]
-        _predict_kind(texts, columns, rows, blank)
+        _predict_kind(texts, columns, rows, sheets, blank)
     return blank
 
 
-def _predict_kind(texts: list[str], columns: Columns, rows: npt.NDArray[np.intp], out: TablePrediction) -> None:
+def _predict_kind(
+    texts: list[str],
+    columns: Columns,
+    rows: npt.NDArray[np.intp],
+    sheets: tuple[KernelSheet, ...],
+    out: TablePrediction,
+) -> None:
     """Fill the entries of `rows`, which share everything that is a text."""
     hw, library, op, scheme, kv_dtype = texts
     operation = OPERATIONS.get(op.strip().lower())
@@ -136,8 +152,9 @@ def _predict_kind(texts: list[str], columns: Columns, rows: npt.NDArray[np.intp]
     try:
         hardware = load_hardware(hw)
         common = op in WIRE_PASSES and library.split("-")[0] == COMMON_LIBRARY
-        target = Target(hardware, COMMON_LIBRARY if common else library_of(library, hardware).name)
-        numbers, usable = _numbers(operation, columns, rows, out)
+        name = COMMON_LIBRARY if common else library_of(library, hardware).name
+        target = Target(hardware, name, sheets=sheets)
+        numbers, usable = operation_numbers(operation, columns, rows, out.reason)
         if operation.has_scheme and op == "gemm":
             usable &= _legal_shapes(scheme, target, numbers, rows, usable, out)
         for alike in _alike(operation, numbers, usable):
@@ -158,10 +175,10 @@ def _alike(
     return [usable & (sizes == size) for size in np.unique(sizes[usable])]
 
 
-def _numbers(
-    operation: Operation, columns: Columns, rows: npt.NDArray[np.intp], out: TablePrediction
+def operation_numbers(
+    operation: Operation, columns: Columns, rows: npt.NDArray[np.intp], reasons: TextArray
 ) -> tuple[dict[str, FloatArray], npt.NDArray[np.bool_]]:
-    """Return the numbers that the operation needs and which rows have all of them in range."""
+    """Return the numbers that the operation needs and which rows have all of them in range; fills in `reasons`."""
     usable = np.ones(len(rows), dtype=bool)
     numbers: dict[str, FloatArray] = {}
     for name in (*operation.needed, *operation.defaults):
@@ -170,21 +187,21 @@ def _numbers(
             given = np.where(np.isnan(given), operation.defaults[name], given)
         smallest = 0.0 if name == "skew" else 1.0
         wrong = ~((given >= smallest) & (given <= AMOUNT_MAX))
-        out.reason[rows[wrong & usable]] = f"{name} must be a number from {smallest:g} to 2^40"
+        reasons[rows[wrong & usable]] = f"{name} must be a number from {smallest:g} to 2^40"
         usable &= ~wrong
         numbers[name] = given
-    return numbers, _consistent(numbers, rows, usable, out)
+    return numbers, _consistent(numbers, rows, usable, reasons)
 
 
 def _consistent(
-    numbers: Mapping[str, FloatArray], rows: npt.NDArray[np.intp], usable: npt.NDArray[np.bool_], out: TablePrediction
+    numbers: Mapping[str, FloatArray], rows: npt.NDArray[np.intp], usable: npt.NDArray[np.bool_], reasons: TextArray
 ) -> npt.NDArray[np.bool_]:
     """Return which usable rows also agree with themselves."""
     orders = (("q_tokens", "kv_tokens"), ("kv_heads", "heads"), ("top_k", "experts"), ("ep", "experts"))
     for smaller, larger in orders:
         if smaller in numbers and larger in numbers:
             wrong = usable & (numbers[smaller] > numbers[larger])
-            out.reason[rows[wrong]] = f"{smaller} must not exceed {larger}"
+            reasons[rows[wrong]] = f"{smaller} must not exceed {larger}"
             usable = usable & ~wrong
     return usable
 

@@ -2,6 +2,8 @@
 
 import io
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +11,7 @@ import numpy as np
 
 from codesign.cost.deployment import Assignment, Deployment, deploy, uniform_assignment
 from codesign.cost.serving import predict_serving
+from codesign.cost.sheet import KernelSheet
 from codesign.cost.table import OPERATIONS, predict_table
 from codesign.errors import CodesignError, InputError, did_you_mean
 from codesign.files import write_atomic
@@ -26,17 +29,18 @@ KERNEL_TEXTS = ("hw", "library", "op", "scheme", "kv_dtype")
 KERNEL_NUMBERS = tuple(dict.fromkeys(name for one in OPERATIONS.values() for name in (*one.needed, *one.defaults)))
 KERNEL_RESULTS = ("predicted_s", "low_s", "high_s", "bound", "origin", "reason")
 SERVING_TEXTS = ("hw", "model", "scheme", "kv_dtype", "library")
-SERVING_NUMBERS = ("gpus", "concurrency", "prompt_tokens", "output_tokens")
+SERVING_DEFAULTS = ("gpus", "ep")  # 1 where not given
+SERVING_NUMBERS = (*SERVING_DEFAULTS, "concurrency", "prompt_tokens", "output_tokens")
 SERVING_VALUES = ("ttft_s", "tpot_s", "tokens_per_s", "memory_bytes")
 MEMORY_INTERVAL = (0.95, 1.10)  # of the parts that are estimated: activations and runtime; assumed
 SKEW_NAMES = {"balanced": 0.0, "uniform": 0.0}
 
 
-def predict_kernel_file(source: str, target: Path | None) -> None:
+def predict_kernel_file(source: str, target: Path | None, sheets: tuple[KernelSheet, ...] = ()) -> None:
     """Predict every row of a kernel table; the input's columns are kept and the results added."""
     frame = read_table(source)
     _need_columns(frame, ("hw", "op"), source)
-    result = predict_table(kernel_columns(frame))
+    result = predict_table(kernel_columns(frame), sheets)
     for name in KERNEL_RESULTS:
         frame[name] = getattr(result, name)
     write_table(frame, target)
@@ -48,25 +52,26 @@ def kernel_columns(frame: "DataFrame") -> dict[str, Any]:
     return columns | {name: _numbers(frame, name) for name in KERNEL_NUMBERS if name in frame.columns}
 
 
-def predict_serving_file(source: str, target: Path | None) -> None:
+def predict_serving_file(source: str, target: Path | None, sheets: tuple[KernelSheet, ...] = ()) -> None:
     """Predict every row of a serving table; the input's columns are kept and the results added."""
     frame = read_table(source)
     _need_columns(frame, ("hw", "model", "concurrency", "prompt_tokens", "output_tokens"), source)
-    write_table(predict_servers(frame), target)
+    write_table(predict_servers(frame, sheets), target)
 
 
-def predict_servers(frame: "DataFrame") -> "DataFrame":
+def predict_servers(frame: "DataFrame", sheets: tuple[KernelSheet, ...] = ()) -> "DataFrame":
     """Return a serving table with its results added; equal rows are predicted once."""
     texts = {name: _texts(frame, name) for name in SERVING_TEXTS}
     numbers = {name: _numbers(frame, name) for name in SERVING_NUMBERS if name in frame.columns}
-    numbers["gpus"] = np.nan_to_num(numbers.get("gpus", np.full(len(frame), np.nan)), nan=1.0)
+    for name in SERVING_DEFAULTS:
+        numbers[name] = np.nan_to_num(numbers.get(name, np.full(len(frame), np.nan)), nan=1.0)
     predicted: list[dict[str, Any]] = []
     known: dict[tuple[Any, ...], dict[str, Any]] = {}
     for i in range(len(frame)):
         row = {name: column[i] for name, column in (texts | numbers).items()}
         key = tuple(str(value) for value in row.values())
         if key not in known:
-            known[key] = _predict_server(row)
+            known[key] = _predict_server(row, sheets)
         predicted.append(known[key])
     results = {
         name + end: [one.get(name + end, np.nan) for one in predicted]
@@ -76,27 +81,20 @@ def predict_servers(frame: "DataFrame") -> "DataFrame":
     return frame.assign(**results, **{name: [one[name] for one in predicted] for name in ("origin", "reason")})
 
 
-def _predict_server(row: dict[str, Any]) -> dict[str, Any]:
+def _predict_server(row: dict[str, Any], sheets: tuple[KernelSheet, ...]) -> dict[str, Any]:
     """Return the results of one row, or its reason."""
     for name in SERVING_NUMBERS:
         if not 1 <= row[name] <= 2**24 or row[name] != int(row[name]):
             return {"origin": "", "reason": f"{name} must be a whole number from 1 to 2^24"}
-    setting = Setting(
-        batch=int(row["concurrency"]),
-        prompt_tokens=int(row["prompt_tokens"]),
-        output_tokens=int(row["output_tokens"]),
-        library=row["library"],
-        gpu_count=int(row["gpus"]),
-    )
     try:
-        where = deploy(load_hardware(row["hw"]), load_model(row["model"]), setting)
-        served = predict_serving(where, _assignment(where, row))
+        where, assignment = server_row(row, sheets)
+        served = predict_serving(where, assignment)
     except CodesignError as error:
         return {"origin": "", "reason": str(error)}
     if served is None:
         return {
             "origin": "",
-            "reason": f"the model does not fit into the memory of {setting.gpu_count} {where.target.hardware.name}",
+            "reason": f"the model does not fit into {where.target.gpu_count} {where.target.hardware.name}",
         }
     answer: dict[str, Any] = {"origin": str(served.tpot_s.origin), "reason": ""}
     for name in ("ttft_s", "tpot_s", "tokens_per_s"):
@@ -106,9 +104,20 @@ def _predict_server(row: dict[str, Any]) -> dict[str, Any]:
     return answer | {"memory_bytes": served.memory_bytes, "memory_bytes_low": low, "memory_bytes_high": high}
 
 
-def _assignment(where: Deployment, row: dict[str, Any]) -> Assignment:
+def server_row(row: Mapping[str, Any], sheets: tuple[KernelSheet, ...] = ()) -> tuple[Deployment, Assignment]:
+    """Return what a row of a serving table describes; its numbers must be whole."""
+    setting = Setting(
+        batch=int(row["concurrency"]),
+        prompt_tokens=int(row["prompt_tokens"]),
+        output_tokens=int(row["output_tokens"]),
+        library=row["library"],
+        gpu_count=int(row["gpus"]),
+        expert_parallel=int(row["ep"]),
+    )
+    where = deploy(load_hardware(row["hw"]), load_model(row["model"]), setting)
+    where = replace(where, target=replace(where.target, sheets=sheets))
     scheme = parse_scheme(row["scheme"]) if row["scheme"] else baseline_scheme(where.target.hardware)
-    return uniform_assignment(where, scheme, row["kv_dtype"])
+    return where, uniform_assignment(where, scheme, row["kv_dtype"])
 
 
 def read_table(source: str) -> "DataFrame":

@@ -8,6 +8,7 @@ import numpy as np
 
 from codesign.cost.arrays import FloatArray, as_floats
 from codesign.cost.measured import SERVER_FIGURES, MeasuredTable, Rejection
+from codesign.cost.sheet import KernelSheet
 from codesign.cost.table import predict_table
 from codesign.cost.table_file import kernel_columns, predict_servers
 from codesign.cost.traffic import (
@@ -102,18 +103,18 @@ def validate_table(table: MeasuredTable, predicted: Mapping[str, "DataFrame"]) -
     )
 
 
-def predict_figures(table: MeasuredTable) -> dict[str, "DataFrame"]:
+def predict_figures(table: MeasuredTable, sheets: tuple[KernelSheet, ...] = ()) -> dict[str, "DataFrame"]:
     """Return per measured figure the rows with predictions, `error_fraction` (signed) and classes; none of no row."""
     if table.frame.empty:
         return {}
     if table.kind == "kernels":
-        return {"kernel_s": predict_measured(table.frame)}
-    return predict_runs(table.frame)
+        return {"kernel_s": predict_measured(table.frame, sheets)}
+    return predict_runs(table.frame, sheets)
 
 
-def predict_measured(frame: "DataFrame") -> "DataFrame":
+def predict_measured(frame: "DataFrame", sheets: tuple[KernelSheet, ...] = ()) -> "DataFrame":
     """Return measured kernels with predictions, `error_fraction` (signed) and classes of time and rows."""
-    result = predict_table(kernel_columns(frame))
+    result = predict_table(kernel_columns(frame), sheets)
     added = _with_error(
         frame.assign(
             predicted_s=result.predicted_s,
@@ -127,9 +128,9 @@ def predict_measured(frame: "DataFrame") -> "DataFrame":
     return added.assign(row_class=classes(kernel_rows(frame), ROW_CLASSES))
 
 
-def predict_runs(frame: "DataFrame") -> dict[str, "DataFrame"]:
+def predict_runs(frame: "DataFrame", sheets: tuple[KernelSheet, ...] = ()) -> dict[str, "DataFrame"]:
     """Return per measured figure the runs of servers with predictions, errors and classes."""
-    served = predict_servers(frame)
+    served = predict_servers(frame, sheets)
     figures = {}
     for figure in SERVER_FIGURES:
         rows = served[served[f"measured_{figure}"].notna()].reset_index(drop=True)

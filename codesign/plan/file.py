@@ -114,6 +114,7 @@ class Plan:
     pareto: ParetoFront | None
     gap_fraction: float
     warnings: tuple[str, ...]
+    kernel_sheets: tuple[str, ...] = ()
 
 
 def plan_json(plan: Plan) -> str:

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from codesign import __version__
+from codesign.cost.calibration import own_sheets
 from codesign.cost.curve import BreakEven, break_even
 from codesign.cost.deployment import Assignment, Deployment
 from codesign.cost.inference import InferencePrediction, predict_inference
 from codesign.cost.kernels import GAIN_INTERVAL
 from codesign.cost.prediction import TRUST, Prediction, add_predictions
+from codesign.cost.sheet import sheet_title
 from codesign.cost.step import decode_step, prefill_step
 from codesign.errors import InfeasibleError
 from codesign.model.groups import FusedGroup
@@ -83,6 +85,7 @@ def make_plan(request: PlanRequest) -> Plan:
         pareto=_pareto(request, costs, problem),
         gap_fraction=solution.gap_fraction,
         warnings=request.warnings,
+        kernel_sheets=tuple(sheet_title(sheet) for sheet in own_sheets(target)),
     )
 
 

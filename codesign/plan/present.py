@@ -161,6 +161,11 @@ def refused_rows(plan: Plan) -> Table:
     return Table(("refused", "reason"), tuple((refusal.scheme, refusal.reason) for refusal in plan.refused))
 
 
+def sheet_lines(plan: Plan) -> list[str]:
+    """Return which kernel sheets of this machine and library the plan stands on, the first asked first."""
+    return [f"Kernel sheet: {title}." for title in plan.kernel_sheets]
+
+
 def footnote(plan: Plan) -> str:
     """Return what the numbers stand on."""
     proven = "proven optimal" if plan.gap_fraction <= 1e-6 else f"within {plan.gap_fraction:.1e} of optimal"

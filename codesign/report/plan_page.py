@@ -10,6 +10,7 @@ from codesign.plan.present import (
     headline,
     pareto_rows,
     refused_rows,
+    sheet_lines,
     total_rows,
 )
 from codesign.report.charts import (
@@ -60,5 +61,6 @@ def write_plan_page(plan: Plan, path: Path) -> None:
         title=headline(plan),
         figures=[figure_html(figure, name) for name, figure in figures.items()],
         tables=tables,
+        sheet_lines=sheet_lines(plan),
         raw=plan_json(plan),
     )

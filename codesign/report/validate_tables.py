@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from codesign.cost.measured import Rejection
+from codesign.cost.measured import MeasuredTable, Rejection
 from codesign.cost.table import OPERATIONS
 from codesign.cost.table_file import KERNEL_NUMBERS
 from codesign.cost.validate import DIVISIONS, FIGURE_NAMES, ErrorStatistics, TableValidation, Validation
@@ -73,7 +73,7 @@ def unpredicted_rows(found: Validation) -> Table:
     return Table(("rows without prediction", "reason"), rows, right=(0,))
 
 
-def rejected_rows(found: TableValidation) -> Table:
+def rejected_rows(found: TableValidation | MeasuredTable) -> Table:
     """Return the rows that were not used, by reason."""
     rows = [(f"{len(one.lines):,}", one.reason, _lines(one)) for one in found.rejections]
     return Table(("rejected rows", "reason", "lines"), rows, right=(0,))

@@ -62,3 +62,16 @@ def test_what_is_wrong_is_named_with_its_place(change, message):
 def test_a_missing_key_is_named():
     with pytest.raises(InputError, match='"on" is missing'):
         from_plain(Outer, {key: value for key, value in to_plain(VALUE).items() if key != "on"}, "file")
+
+
+@dataclass(frozen=True)
+class Newer:
+    count: int
+    notes: tuple[str, ...] = ()
+
+
+def test_a_key_with_a_default_may_be_missing_as_in_older_files():
+    assert from_plain(Newer, {"count": 1}, "file") == Newer(1)
+    assert from_plain(Newer, {"count": 1, "notes": ["a"]}, "file") == Newer(1, ("a",))
+    with pytest.raises(InputError, match='"count" is missing'):
+        from_plain(Newer, {"notes": []}, "file")

@@ -33,6 +33,8 @@ ERROR_FRACTION_MAX = {
     "all_gather": 0.15,
     "reduce_scatter": 0.15,
     "all_to_all": 0.15,
+    "serving_tpot": 0.12,
+    "serving_ttft": 0.25,
 }
 CONSTANTS = {
     operation: calibration.constants
