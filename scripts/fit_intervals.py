@@ -12,6 +12,7 @@ import pandas as pd
 from codesign.cost.measured import read_measured
 from codesign.cost.table import predict_table
 from codesign.cost.table_file import kernel_columns
+from codesign.cost.traffic import WIRE_PASSES
 
 ROOT = Path(__file__).parent.parent
 LARGE_TO_FIXED = 10.0
@@ -27,7 +28,7 @@ TABLES = {
     "attention_decode": "attention_gpu",
     "attention_prefill": "attention_gpu",
     "moe": "moe_gpu",
-    "all_reduce": "collectives_gpu",
+    **dict.fromkeys(WIRE_PASSES, "collectives_gpu"),
 }
 
 

@@ -165,7 +165,10 @@ def workload_of(case: Case) -> tuple[int, int]:
 def place(case: Case) -> tuple[Deployment, Assignment]:
     """Return deployment and assignment of a row; a GGUF mix has its own types for the head and half the downs."""
     prompt, output = workload_of(case)
-    setting = Setting(case.batch, prompt, output, library=case.program.library, gpu_count=case.gpu_count, kv=case.kv)
+    program = case.program
+    setting = Setting(
+        case.batch, prompt, output, library=program.library, gpu_count=case.gpu_count, kv=case.kv, engine=program.engine
+    )
     where = deploy(case.hardware, case.model, setting)
     assignment = uniform_assignment(where, parse_scheme(case.scheme), case.kv)
     return where, assignment if case.mix is None else _mixed(where, assignment, case.mix)

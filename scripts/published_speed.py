@@ -50,19 +50,19 @@ def prefill_s(case: Case) -> Prediction:
         step = Step(case.batch, prompt, prompt + case.cached_tokens)
     else:
         step = Step(case.batch, prompt - case.cached_tokens, prompt)
-    return add_stages(step_parts(where, assignment, step, case.program.engine).values()).seconds
+    return add_stages(step_parts(where, assignment, step).values()).seconds
 
 
 def decode_s(case: Case) -> Prediction:
     """Return the time of one decode step at the mean context."""
     where, assignment = place(case)
-    return predict_inference(where, assignment, case.program.engine).tpot_s
+    return predict_inference(where, assignment).tpot_s
 
 
 def whole_s(case: Case) -> Prediction:
     """Return the time of a whole request."""
     where, assignment = place(case)
-    predicted = predict_inference(where, assignment, case.program.engine)
+    predicted = predict_inference(where, assignment)
     return request_s(predicted.ttft_s, predicted.tpot_s, where.workload.output_tokens)
 
 
