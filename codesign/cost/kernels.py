@@ -22,6 +22,7 @@ from codesign.cost.traffic import (
     gemm_activation_bytes,
     gemm_flop,
     quantize_activation_bytes,
+    rescale_flop,
 )
 from codesign.errors import CapabilityError
 from codesign.hardware.hardware import Hardware
@@ -136,10 +137,15 @@ def gemm_cost(scheme: Scheme, quantizes: bool, m: FloatArray, n: FloatArray, k: 
     """
     a_bits = scheme.activations.bits if quantizes else 16.0
     separate_pass = 1.0 if quantizes and scheme.activations.dynamic else 0.0
-    converts = scheme.quantized and not quantizes
+    block = scheme.scale_block
+    vector_flop = np.zeros_like(m * n * k)
+    if scheme.quantized and not quantizes:
+        vector_flop = dequantize_flop(m, n, k)
+    elif quantizes and block is not None:
+        vector_flop = rescale_flop(m, n, k, float(block))
     return OpCost(
         flop=gemm_flop(m, n, k),
-        vector_flop=dequantize_flop(m, n, k) if converts else np.zeros_like(m * n * k),
+        vector_flop=vector_flop,
         weight_bytes=as_floats(weight_bytes(scheme, n.astype(np.int64), k.astype(np.int64))),
         activation_bytes=gemm_activation_bytes(m, n, k, a_bits)
         + separate_pass * quantize_activation_bytes(m, k, a_bits),

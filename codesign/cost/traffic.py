@@ -12,6 +12,7 @@ from codesign.cost.arrays import FloatArray, as_floats
 ACTIVATION_BYTES = 2.0
 WEIGHTS_PER_DEQUANTIZED_TILE_ROWS = 128.0
 DEQUANTIZE_FLOP_PER_WEIGHT = 2.0
+RESCALE_FLOP_PER_BLOCK = 4.0
 
 
 def gemm_flop(m: FloatArray, n: FloatArray, k: FloatArray) -> FloatArray:
@@ -36,6 +37,15 @@ def dequantize_flop(m: FloatArray, n: FloatArray, k: FloatArray) -> FloatArray:
     Source: the structure of Marlin (arXiv 2408.11743, section 3); the tile height is an assumption.
     """
     return DEQUANTIZE_FLOP_PER_WEIGHT * n * k * np.ceil(m / WEIGHTS_PER_DEQUANTIZED_TILE_ROWS)
+
+
+def rescale_flop(m: FloatArray, n: FloatArray, k: FloatArray, block: float) -> FloatArray:
+    """Return the vector flop of formats with scales along k: each result is converted, scaled and added per block.
+
+    A conversion, the product of two scales, a multiply and an add per result and block of k.
+    Source: the structure of ggml's quantized kernels (ggml-cuda/mmq.cuh) and of DeepSeek-V3 (arXiv 2412.19437, 3.3.2).
+    """
+    return RESCALE_FLOP_PER_BLOCK * m * n * k / block
 
 
 def attended_pairs(query_tokens: FloatArray, kv_tokens: FloatArray, window_tokens: float | None = None) -> FloatArray:

@@ -124,6 +124,16 @@ class Scheme:
         return self.quantized and self.activations.granularity is None
 
     @property
+    def scale_block(self) -> int | None:
+        """Return how many values along k share their scales; None where a whole row does."""
+        sizes = [
+            grouping.size if isinstance(grouping, PerGroup) else grouping.columns
+            for grouping in (self.weights.granularity, self.activations.granularity)
+            if isinstance(grouping, PerGroup | PerBlock)
+        ]
+        return min(sizes, default=None)
+
+    @property
     def bits_per_weight(self) -> float:
         """Return the stored bits per weight of a large matrix, scales and zero points included."""
         return self.weights.bits_per_weight
