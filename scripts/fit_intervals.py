@@ -4,50 +4,27 @@ Reads CODESIGN_REFERENCE_DATA (default ../shared). Per class of operation: measu
 90th percentile of large kernels (at least ten times the fixed time), and the same of the fixed time of small ones.
 """
 
-import os
-from pathlib import Path
-
 import pandas as pd
+from held_out import datasheet, groups
 
-from codesign.cost.measured import read_measured
-from codesign.cost.table import predict_table
-from codesign.cost.table_file import kernel_columns
-from codesign.cost.traffic import WIRE_PASSES
-
-ROOT = Path(__file__).parent.parent
 LARGE_TO_FIXED = 10.0
+OPERATIONS = ("gemm", "attention_decode", "attention_prefill", "moe", "all_reduce")
 
 
-def reference_folder() -> Path:
-    """Return the folder of the reference data."""
-    return Path(os.environ.get("CODESIGN_REFERENCE_DATA", ROOT.parent / "shared"))
-
-
-TABLES = {
-    "gemm": "gemm_gpu",
-    "attention_decode": "attention_gpu",
-    "attention_prefill": "attention_gpu",
-    "moe": "moe_gpu",
-    **dict.fromkeys(WIRE_PASSES, "collectives_gpu"),
-}
-
-
-def kernel_frame(operation: str) -> pd.DataFrame:
-    """Return the measured rows of one operation, in our column names, with `measured_s`."""
-    frame = read_measured(reference_folder() / "measured" / f"{TABLES[operation]}.parquet")
-    return frame[frame["op"] == operation].reset_index(drop=True)
-
-
-def predicted(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the frame with `predicted_s` and `fixed_s` (what an empty kernel would take)."""
-    result = predict_table(kernel_columns(frame))
-    return frame.assign(predicted_s=result.predicted_s, fixed_s=result.fixed_s)
+def predicted(operation: str) -> pd.DataFrame:
+    """Return the measured rows with what the profile alone predicts, and `fixed_s` of an empty kernel."""
+    parts = []
+    for group in groups(operation):
+        predicted_s, fixed_s = datasheet(group, group.frame)
+        named = group.frame.assign(machine=group.hardware.name, family=group.library)
+        parts.append(named.assign(predicted_s=predicted_s, fixed_s=fixed_s))
+    return pd.concat(parts, ignore_index=True)
 
 
 def main() -> None:
     """Print one line per class of operation."""
-    for operation in ("gemm", "attention_decode", "attention_prefill", "moe", "all_reduce"):
-        frame = predicted(kernel_frame(operation))
+    for operation in OPERATIONS:
+        frame = predicted(operation)
         busy_s = frame["predicted_s"] - frame["fixed_s"]
         large = busy_s >= LARGE_TO_FIXED * frame["fixed_s"]
         small = busy_s <= frame["fixed_s"]
@@ -59,9 +36,9 @@ def main() -> None:
 
 def gains() -> None:
     """Print the speed-up over bf16, measured over predicted, of layers with at least 16 million weights."""
-    frame = predicted(kernel_frame("gemm"))
+    frame = predicted("gemm")
     frame = frame[frame["n"] * frame["k"] >= 16e6]
-    keys = ["hw", "engine", "m", "n", "k"]
+    keys = ["machine", "family", "m", "n", "k"]
     base = frame[frame["scheme"] == "bfloat16"][[*keys, "measured_s", "predicted_s"]]
     both = frame[frame["scheme"] != "bfloat16"].merge(base, on=keys, suffixes=("", "_base"))
     ratio = (both["measured_s_base"] / both["measured_s"]) / (both["predicted_s_base"] / both["predicted_s"])

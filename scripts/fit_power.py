@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from fit_intervals import reference_folder
+from measured_rows import reference_folder
 
 from codesign.cost.arrays import FloatArray, as_floats
 from codesign.cost.fit_constants import FOLD_COUNT, SEED, Bounds, Constants, Mask, fit_constants, interval_factors

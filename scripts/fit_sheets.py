@@ -7,7 +7,7 @@ import re
 import sys
 
 import pandas as pd
-from fit_intervals import TABLES, reference_folder
+from measured_rows import TABLES, reference_folder
 
 from codesign.cost.fit import FITTERS, fit_frame, split_library
 from codesign.cost.fit_runs import fit_runs

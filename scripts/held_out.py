@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from fit_intervals import kernel_frame
 from fit_sheets import DATE, LEFT_OUT, SOURCE
+from measured_rows import kernel_frame
 
 from codesign.cost.arrays import FloatArray
 from codesign.cost.calibration import OTHER_MACHINE_FACTORS, scaled
@@ -117,17 +117,17 @@ def predicted_by(group: Group, sheet: KernelSheet, rows: npt.NDArray[np.bool_]) 
     return frame[frame["reason"] == ""]
 
 
-def datasheet_s(group: Group, frame: pd.DataFrame) -> FloatArray:
-    """Return the seconds that the profile alone predicts for rows of the group."""
+def datasheet(group: Group, frame: pd.DataFrame) -> tuple[FloatArray, FloatArray]:
+    """Return the seconds that the profile alone predicts for rows of the group, and their fixed part."""
     unrelated = replace(group.hardware, name="none", architecture="none")
     columns = kernel_columns(frame)
-    seconds = np.full(len(frame), np.nan)
+    seconds, fixed_s = (np.full(len(frame), np.nan) for _ in range(2))
     keys = pd.DataFrame({"scheme": columns["scheme"], "kv": columns["kv_dtype"]})
+    operation, target = OPERATIONS[group.operation], Target(unrelated, group.library)
     for (scheme, kv), rows in keys.groupby(["scheme", "kv"]).indices.items():
-        operation = OPERATIONS[group.operation]
         reasons = np.full(len(frame), "", dtype=object)
         numbers, usable = operation_numbers(operation, columns, np.asarray(rows), reasons)
-        target = Target(unrelated, group.library)
         predicted = operation.predict(target, scheme, kv, {name: x[usable] for name, x in numbers.items()})
-        seconds[np.asarray(rows)[usable]] = predicted.predicted_s
-    return seconds
+        chosen = np.asarray(rows)[usable]
+        seconds[chosen], fixed_s[chosen] = predicted.predicted_s, predicted.time.fixed_s
+    return seconds, fixed_s

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 import published_words as words
-from fit_intervals import reference_folder
+from measured_rows import reference_folder
 
 from codesign.cost.deployment import Assignment, Deployment, deploy, uniform_assignment
 from codesign.cost.engine import with_threads

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from few_points import few_points_section
-from fit_intervals import reference_folder
 from fit_power import power_rows
-from held_out import Group, datasheet_s, groups, half_unseen, other_machine
+from held_out import Group, datasheet, groups, half_unseen, other_machine
+from measured_rows import reference_folder
 from published_speed import published_section
 
 from codesign.cost.arrays import FloatArray, as_floats
@@ -79,7 +79,7 @@ def kernel_rows(operation: str) -> tuple[list[dict[str, object]], list[pd.DataFr
     for group in groups(operation):
         frame = half_unseen(group)
         frame["key"] = keys(frame, operation)
-        frame["datasheet_s"] = datasheet_s(group, frame)
+        frame["datasheet_s"] = datasheet(group, frame)[0]
         elsewhere = other_machine(group)
         if elsewhere is not None:
             elsewhere["key"] = keys(elsewhere, operation)

@@ -6,7 +6,7 @@ Reads CODESIGN_REFERENCE_DATA (default ../shared).
 """
 
 import pandas as pd
-from fit_intervals import kernel_frame
+from measured_rows import kernel_frame
 
 from codesign.cost.calibration import scaled, shipped_sheets
 from codesign.cost.gemm_time import gemm_seconds
