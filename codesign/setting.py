@@ -14,6 +14,7 @@ class Setting:
     quantization method of the quality prior; `anchor` is one measured loss that narrows it, as SCHEME:METHOD=NATS;
     `quality_file` replaces the prior by measured losses; `sheet_files` go before the shipped kernel sheets. Routed
     experts are divided over `expert_parallel` of the `gpu_count` devices, and each expert's matrices over the rest.
+    `engine` is what issues the kernels, a class or name of `cost/engine.py`; `thread_count` the threads of a CPU.
     """
 
     batch: int = DEFAULT_BATCH
@@ -30,6 +31,8 @@ class Setting:
     allow_unknown_quality: bool = False
     expert_parallel: int = 1
     sheet_files: tuple[str, ...] = ()
+    engine: str = ""
+    thread_count: int | None = None
 
 
 DEFAULT_SETTING = Setting()

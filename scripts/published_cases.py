@@ -47,6 +47,7 @@ class Case:
     saturated: bool
     value: float
     unit: str
+    allocator_only: bool
 
 
 def published_frame() -> pd.DataFrame:
@@ -84,6 +85,7 @@ def read_case(row: dict[str, str]) -> Case:
         saturated=row["batch"] in words.SATURATED_BATCH,
         value=float(row["value"]),
         unit=row["unit"],
+        allocator_only="allocator" in row["note"],
     )
 
 

@@ -79,7 +79,10 @@ def memory_bytes(case: Case) -> Prediction:
     """Return the weights, or everything together."""
     where, assignment = place(case)
     memory = predict_inference(where, assignment).memory
-    return exactly(memory.weight_bytes if case.metric == "weight_mem" else memory.total_bytes)
+    if case.metric == "weight_mem":
+        return exactly(memory.weight_bytes)
+    # What an allocator counts is without the runtime's own need.
+    return exactly(memory.total_bytes - (memory.overhead_bytes if case.allocator_only else 0.0))
 
 
 def request_speedup(case: Case) -> Prediction:

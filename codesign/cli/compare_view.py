@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 
-from codesign.cli.output import print_line, print_table, print_title
+from codesign.cli.output import print_advice, print_line, print_table, print_title
+from codesign.cost.advice_text import sentences
 from codesign.cost.compare import MachineComparison, SchemeResult
+from codesign.cost.engine import DEFAULT_ENGINE, run_words
 from codesign.model.layers import Model
 from codesign.plan.present import interval
 from codesign.setting import Setting
@@ -15,7 +17,7 @@ def print_comparison(model: Model, setting: Setting, comparisons: Sequence[Machi
     """Print one row per machine and scheme, fastest token first, refused schemes last."""
     print_title(
         f"{model.name}; batch {setting.batch}, prompt {setting.prompt_tokens:,}, "
-        f"output {setting.output_tokens:,} tokens"
+        f"output {setting.output_tokens:,} tokens{run_words(setting.engine or DEFAULT_ENGINE, setting.thread_count)}"
     )
     rows = []
     for machine in comparisons:
@@ -41,6 +43,7 @@ def print_comparison(model: Model, setting: Setting, comparisons: Sequence[Machi
         "decode and prefill: speed against 16 bits on the same machine. Brackets: 80 % interval; origin of the times: "
         f"{', '.join(sorted(set(known)))}."
     )
+    print_advice([f"{machine.hardware}: {line}" for machine in comparisons for line in sentences(machine.advice)])
 
 
 def _speed(result: SchemeResult) -> float:

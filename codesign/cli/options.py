@@ -53,11 +53,18 @@ def need_machine_and_model(ctx: click.Context, given: dict[str, Any]) -> None:
 
 
 def target_options(function: F) -> F:
-    """Add --library, --gpus and --price-per-hour."""
+    """Add --library, --engine, --threads, --gpus and --price-per-hour."""
     price = "US dollars per hour of one machine; else the profile's."
     function = click.option("--price-per-hour", type=Positive, metavar="USD", help=price)(function)
     gpus = "Devices that share the model by tensor parallelism."
     function = click.option("--gpus", type=click.IntRange(1, 1024), default=1, show_default=True, help=gpus)(function)
+    text = "Threads of a CPU that work; else all of its cores."
+    function = click.option("--threads", type=click.IntRange(1, 4096), metavar="COUNT", help=text)(function)
+    text = (
+        "What issues the kernels: compiled (vllm, tensorrt-llm, llama.cpp ...), eager (transformers, bitsandbytes ...) "
+        "or eager-fused (autoawq, tinychat ...); else compiled, which never waits for the host."
+    )
+    function = click.option("--engine", default="", metavar="CLASS|NAME", help=text)(function)
     text = "Kernel library, such as vllm, trtllm or llama.cpp; else the usual one of the machine."
     return click.option("--library", default="", metavar="NAME", help=text)(function)
 
@@ -158,4 +165,6 @@ def setting_from(given: dict[str, Any], model: Any) -> Setting:
         quality_file=given.get("quality_file"),
         allow_unknown_quality=given.get("allow_unknown_quality", False),
         sheet_files=given["sheet_files"],
+        engine=given["engine"],
+        thread_count=given["threads"],
     )

@@ -36,6 +36,14 @@ def print_line(text: str = "") -> None:
     _console().print(rich.text.Text(plain(text)))
 
 
+def print_advice(lines: Sequence[str]) -> None:
+    """Print advice, a line each; nothing where there is none."""
+    if lines:
+        print_line()
+    for line in lines:
+        print_line(f"- {line}")
+
+
 def print_title(text: str) -> None:
     """Print the title of a table."""
     import rich.text

@@ -48,7 +48,8 @@ def run(*, scheme: str, batch: str, as_json: bool, **given: Any) -> None:
     """Predict every batch of the list and print them."""
     from codesign import api
     from codesign.cli.output import print_json, print_line
-    from codesign.cli.predict_view import print_predictions
+    from codesign.cli.predict_view import PredictedBatch, print_predictions
+    from codesign.cost.advice import predicted_advice
     from codesign.cost.calibration import own_sheets
     from codesign.cost.deployment import deploy
     from codesign.cost.sheet import sheet_title
@@ -65,16 +66,18 @@ def run(*, scheme: str, batch: str, as_json: bool, **given: Any) -> None:
         here = replace(setting, batch=one)
         unquantized = replace(here, kv="")
         rows.append(
-            (one, api.predict(hardware, model, name, here), api.predict(hardware, model, baseline, unquantized))
+            PredictedBatch(
+                batch=one,
+                prediction=api.predict(hardware, model, name, here),
+                baseline=api.predict(hardware, model, baseline, unquantized),
+                advice=predicted_advice(deploy(hardware, model, here), name, here.kv),
+            )
         )
     where = deploy(hardware, model, setting)
     titles = [sheet_title(sheet) for sheet in own_sheets(where.target)]
     if as_json:
-        predictions = [{"batch": one, "prediction": here, "baseline": there} for one, here, there in rows]
         head = {"hardware": hardware.name, "model": model.name, "library": where.target.library, "scheme": name}
-        print_json(
-            {**head, "baseline_scheme": baseline, "predictions": predictions, "kernel_sheets": titles}, "prediction"
-        )
+        print_json({**head, "baseline_scheme": baseline, "predictions": rows, "kernel_sheets": titles}, "prediction")
     else:
         print_predictions(where, name, baseline, rows)
         for title in titles:

@@ -1,30 +1,43 @@
 """Predictions of one scheme, batch by batch, as terminal tables."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from codesign.cli.output import print_line, print_table, print_title
+from codesign.cli.output import print_advice, print_line, print_table, print_title
+from codesign.cost.advice_text import Advice, news, sentences
 from codesign.cost.deployment import Deployment
+from codesign.cost.engine import run_words
 from codesign.cost.inference import InferencePrediction
 from codesign.plan.present import interval
 from codesign.table import Table
 from codesign.units import format_gib, format_joule, format_seconds, format_usd, significant
 
-Row = tuple[int, InferencePrediction, InferencePrediction]
+
+@dataclass(frozen=True, slots=True)
+class PredictedBatch:
+    """One batch size: what is predicted for the scheme and for 16 bits, and what to know about it."""
+
+    batch: int
+    prediction: InferencePrediction
+    baseline: InferencePrediction
+    advice: tuple[Advice, ...]
 
 
-def print_predictions(where: Deployment, scheme: str, baseline: str, rows: Sequence[Row]) -> None:
-    """Print one row per batch: speed with intervals, gain over the baseline, memory, energy, cost."""
+def print_predictions(where: Deployment, scheme: str, baseline: str, rows: Sequence[PredictedBatch]) -> None:
+    """Print one row per batch (speed with intervals, gain over the baseline, memory, energy, cost), then the advice."""
     target, work = where.target, where.workload
     gpus = f"{target.gpu_count} x " if target.gpu_count > 1 else ""
+    how = run_words(where.engine.name, where.thread_count)
     print_title(
-        f"{where.model.name} in {scheme} on {gpus}{target.hardware.name}, {target.library} kernels; "
+        f"{where.model.name} in {scheme} on {gpus}{target.hardware.name}, {target.library} kernels{how}; "
         f"prompt {work.prompt_tokens:,}, output {work.output_tokens:,} tokens"
     )
     cells = []
-    for batch, here, there in rows:
+    for row in rows:
+        here, there = row.prediction, row.baseline
         cells.append(
             (
-                f"{batch:,}",
+                f"{row.batch:,}",
                 interval(here.ttft_s, format_seconds),
                 interval(here.tpot_s, format_seconds),
                 interval(here.tokens_per_s, significant),
@@ -50,5 +63,6 @@ def print_predictions(where: Deployment, scheme: str, baseline: str, rows: Seque
     capacity = format_gib(where.capacity_bytes)
     print_line(
         f"decode and prefill: speed against {baseline}. Memory of {capacity}. Brackets: 80 % interval; "
-        f"origin {rows[0][1].tpot_s.origin}. The batch arrives together; J/token and $/M are per output token."
+        f"origin {rows[0].prediction.tpot_s.origin}. The batch arrives together; J/token and $/M are per output token."
     )
+    print_advice(sentences(news([row.advice for row in rows])))

@@ -1,15 +1,16 @@
 """Which constants predict a kernel: the sheet of its machine and library, a relative's, another library's, or none."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from codesign.cost.arrays import FloatArray, as_floats
 from codesign.cost.origin import Origin
-from codesign.cost.sheet import KernelSheet
-from codesign.cost.sheet_file import load_sheet, relative_distance, shipped_sheets
+from codesign.cost.sheet import Calibration, KernelSheet
+from codesign.cost.sheet_file import kin_distance, load_sheet, machine_kin, relative_distance, shipped_sheets
 from codesign.cost.target import Target
 from codesign.hardware.file import load_hardware
 from codesign.hardware.folder import list_hardware
@@ -23,6 +24,10 @@ OTHER_LIBRARY_FACTORS = (0.45, 2.50)
 STRETCH_PER_DOUBLING = 0.5
 # Constants of time that the host spends on a call; a captured graph, or a host that runs ahead, hides it.
 HOST_PREFIX = "host_"
+
+
+# Whether the library is another one, whether the machine is, and how far that is.
+Nearness = tuple[bool, bool, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +61,25 @@ def choose(
     says whether a machine runs the same kind of kernel for a key.
     """
     hardware = target.hardware
-    ranked = [(group, place, key) for group, names in enumerate(keys) for place, key in enumerate(names)]
-    found = []
-    for order, (sheet, machine) in enumerate(_sheets(target)):
-        same = sheet.hardware == hardware.name
-        distance = 0.0 if same else relative_distance(hardware, machine)
-        for group, place, key in ranked if distance is not None else ():
-            if (operation, key) in sheet.calibrations and alike(key, machine):
-                rank = (group, sheet.library != target.library, not same, distance, place, order)
-                found.append((rank, sheet.calibrations[operation, key], machine))
-    if not found:
-        return None
-    (other_key, other_library, other_machine, *_), calibration, machine = min(found, key=lambda one: one[0])
-    other_kernel = other_library or other_key > 0
+    for group, names in enumerate(keys):
+        for nearness, sheets in itertools.groupby(_nearest_first(target), key=lambda one: one.nearness):
+            held = [
+                (place, order, sheet.calibrations[operation, key], machine)
+                for order, (sheet, machine) in enumerate(one.load() for one in sheets)
+                for place, key in enumerate(names)
+                if (operation, key) in sheet.calibrations and alike(key, machine)
+            ]
+            if held:
+                _, _, calibration, machine = min(held, key=lambda one: one[:2])
+                return _chosen(calibration, hardware, machine, group > 0, nearness)
+    return None
+
+
+def _chosen(
+    calibration: Calibration, hardware: Hardware, machine: Hardware, other_key: bool, nearness: Nearness
+) -> Chosen:
+    other_library, other_machine, _ = nearness
+    other_kernel = other_library or other_key
     low, high = calibration.low_factor, calibration.high_factor
     for borrowed, factors in ((other_machine, OTHER_MACHINE_FACTORS), (other_kernel, OTHER_LIBRARY_FACTORS)):
         if borrowed:
@@ -78,17 +89,54 @@ def choose(
     return Chosen(constants, calibration.fit_range, low, high, origin)
 
 
-def _sheets(target: Target) -> Iterator[tuple[KernelSheet, Hardware]]:
-    """Yield all sheets with their machines: the user's own of known machines, then the shipped ones by name."""
+@dataclass(frozen=True, slots=True)
+class _Reference:
+    """A sheet that may be read, and how near its machine and library are; the nearest is asked first."""
+
+    nearness: Nearness
+    machine: str
+    library: str
+    sheet: KernelSheet | None = None
+    hardware: Hardware | None = None
+
+    def load(self) -> tuple[KernelSheet, Hardware]:
+        """Return the sheet and its machine."""
+        sheet = self.sheet or load_sheet(self.machine, self.library)
+        assert sheet is not None  # the folder was listed
+        return sheet, self.hardware or _machine(self.machine)
+
+
+def _nearest_first(target: Target) -> Iterable[_Reference]:
+    """Return the sheets of the machine and its relatives, the user's own before shipped ones where equally near.
+
+    They are read only when asked: reading YAML is what takes the time.
+    """
+    hardware = target.hardware
+    shipped = _shipped_nearest_first(hardware.name, machine_kin(hardware), target.library)
+    if not target.sheets:
+        return shipped
+    own = []
     for sheet in target.sheets:
-        if sheet.hardware == target.hardware.name:
-            yield sheet, target.hardware
-        elif sheet.hardware in list_hardware():
-            yield sheet, _machine(sheet.hardware)
-    for machine_name, library in shipped_sheets():
-        shipped = load_sheet(machine_name, library)
-        if shipped is not None:
-            yield shipped, _machine(machine_name)
+        machine = hardware if sheet.hardware == hardware.name else None
+        if machine is None and sheet.hardware in list_hardware():
+            machine = _machine(sheet.hardware)
+        distance = None if machine is None else relative_distance(hardware, machine)
+        if sheet.hardware == hardware.name:
+            distance = 0.0
+        if distance is not None:
+            nearness = (sheet.library != target.library, sheet.hardware != hardware.name, distance)
+            own.append(_Reference(nearness, sheet.hardware, sheet.library, sheet, machine))
+    return sorted([*own, *shipped], key=lambda one: one.nearness)
+
+
+@functools.cache
+def _shipped_nearest_first(name: str, kin: tuple[str, ...], library: str) -> tuple[_Reference, ...]:
+    found = []
+    for machine, other_library in shipped_sheets():
+        distance = 0.0 if machine == name else kin_distance(kin, machine_kin(_machine(machine)))
+        if distance is not None:
+            found.append(_Reference((other_library != library, machine != name, distance), machine, other_library))
+    return tuple(sorted(found, key=lambda one: one.nearness))
 
 
 def own_sheets(target: Target) -> tuple[KernelSheet, ...]:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, replace
 
+from codesign.cost.advice import deployment_advice, uniform_kv_formats, uniform_schemes
+from codesign.cost.advice_text import Advice
 from codesign.cost.deployment import Deployment, deploy, uniform_assignment
 from codesign.cost.inference import InferencePrediction, predict_inference
 from codesign.errors import CapabilityError
@@ -31,10 +33,13 @@ class MachineComparison:
     library: str
     baseline_scheme: str
     results: tuple[SchemeResult, ...]
+    advice: tuple[Advice, ...] = ()
 
 
 def compare_machine(hardware: Hardware, model: Model, setting: Setting, schemes: tuple[str, ...]) -> MachineComparison:
-    """Predict the named schemes, or all candidates of the machine's library, on one machine."""
+    """Predict the named schemes, or all candidates of the machine's library, on one machine; threads are a CPU's."""
+    if hardware.kind != "cpu":
+        setting = replace(setting, thread_count=None)
     library = deploy(hardware, model, replace(setting, batch=1)).target.library
     baseline = baseline_scheme(hardware).name
     names = schemes or tuple(scheme.name for scheme in candidate_schemes(hardware, library))
@@ -45,7 +50,12 @@ def compare_machine(hardware: Hardware, model: Model, setting: Setting, schemes:
         results = tuple(SchemeResult(name, None, None, None, str(error)) for name in names)
         return MachineComparison(hardware.name, library, baseline, results)
     results = tuple(_result(name, where, setting.kv, reference) for name in names)
-    return MachineComparison(hardware.name, library, baseline, results)
+    sixteen = uniform_assignment(where, parse_scheme(baseline))
+    kv_formats = uniform_kv_formats(where, sixteen)
+    if setting.kv in kv_formats:
+        kv_formats = {setting.kv: kv_formats[setting.kv]}
+    advice = deployment_advice(where, sixteen, uniform_schemes(where, names), kv_formats)
+    return MachineComparison(hardware.name, library, baseline, results, advice)
 
 
 def _predict(name: str, where: Deployment, kv: str) -> InferencePrediction:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from codesign.cost.engine import DEFAULT_ENGINE, ENGINE_CLASSES, EngineClass, engine_class, with_threads
 from codesign.cost.kernels import scheme_math
 from codesign.cost.sheet_file import read_sheets
 from codesign.cost.target import Target
@@ -24,12 +25,14 @@ from codesign.setting import Setting
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """What is fixed before any bit is chosen: model, machines, workload, price."""
+    """What is fixed before any bit is chosen: model, machines, workload, price, what issues the kernels."""
 
     model: Model
     target: Target
     workload: Workload
     price_usd_per_hour: float | None = None
+    engine: EngineClass = ENGINE_CLASSES[DEFAULT_ENGINE]
+    thread_count: int | None = None
 
     @property
     def capacity_bytes(self) -> float:
@@ -59,6 +62,7 @@ def deploy(hardware: Hardware, model: Model, setting: Setting) -> Deployment:
             f"{setting.expert_parallel} groups of experts do not divide {setting.gpu_count} devices; "
             "--expert-parallel must divide --gpus."
         )
+    hardware = _with_its_threads(hardware, setting.thread_count)
     price, sheets = setting.price_usd_per_hour, read_sheets(setting.sheet_files)
     library = library_of(setting.library, hardware).name
     return Deployment(
@@ -66,7 +70,17 @@ def deploy(hardware: Hardware, model: Model, setting: Setting) -> Deployment:
         target=Target(hardware, library, setting.gpu_count, sheets, setting.expert_parallel),
         workload=Workload(setting.batch, setting.prompt_tokens, setting.output_tokens),
         price_usd_per_hour=hardware.price_usd_per_hour if price is None else price,
+        engine=engine_class(setting.engine or DEFAULT_ENGINE),
+        thread_count=setting.thread_count,
     )
+
+
+def _with_its_threads(hardware: Hardware, thread_count: int | None) -> Hardware:
+    if thread_count is None:
+        return hardware
+    if hardware.kind != "cpu":
+        raise CapabilityError(f"{hardware.title} is no CPU; --threads says how many threads of a CPU work.")
+    return with_threads(hardware, thread_count)
 
 
 def workload_warnings(where: Deployment) -> tuple[str, ...]:

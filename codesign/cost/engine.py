@@ -33,7 +33,8 @@ HOST_LOW_FACTOR, HOST_HIGH_FACTOR = 0.82, 2.01
 class EngineClass:
     """How engines issue kernels; only where `python_loop` can the device have to wait for the host.
 
-    `merges_projections` says that q, k and v (gate and up) are one multiplication, as in `FusedGroup`.
+    `merges_projections` says that q, k and v (gate and up) are one multiplication, as in `FusedGroup`. A cache that
+    grows by concatenation is there twice while it is copied (`cache_copies`).
     """
 
     name: str
@@ -42,6 +43,7 @@ class EngineClass:
     other_kernels_per_block: float
     engines: tuple[str, ...]
     source: str
+    cache_copies: float = 1.0
 
 
 _CLASSES = (
@@ -50,7 +52,8 @@ _CLASSES = (
                 "captured graphs or loops in compiled code: launches overlap with the device's work"),
     # 2 norms of 8 kernels, rotary embedding 10, cache 2, attention with repeated heads 2, residuals 2, activation 2.
     EngineClass("eager", True, False, 34.0, ("transformers", "bitsandbytes", "optimum", "accelerate"),
-                "kernels counted in transformers, models/llama/modeling_llama.py, LlamaDecoderLayer"),
+                "kernels counted in transformers, models/llama/modeling_llama.py, LlamaDecoderLayer; DynamicCache",
+                cache_copies=2.0),
     # 2 norms, rotary embedding, cache, attention, 2 residuals, activation.
     EngineClass("eager-fused", True, True, 8.0, ("autoawq", "tinychat", "exllama"),
                 "kernels counted in AutoAWQ, modules/fused/block.py, LlamaLikeBlock"),
@@ -69,6 +72,12 @@ def engine_class(text: str) -> EngineClass:
     raise InputError(f"Unknown engine {text[:64]!r}.{did_you_mean(word, known)} Known are {', '.join(known)}.")
 
 
+def run_words(engine_name: str, thread_count: int | None) -> str:
+    """Return engine class and threads, each after a comma, as far as they are not the usual ones."""
+    engine = "" if engine_name == DEFAULT_ENGINE else f", {engine_name} engine"
+    return engine + ("" if thread_count is None else f", {thread_count} threads")
+
+
 def host_kind(hardware: Hardware) -> str:
     """Return the kind of computer around the device, a key of `HOST_S_PER_KERNEL`."""
     return "desktop" if "GeForce" in hardware.title else "server"
@@ -77,11 +86,12 @@ def host_kind(hardware: Hardware) -> str:
 def step_kernel_count(engine: EngineClass, groups: Sequence[FusedGroup], schemes: Sequence[Scheme]) -> float:
     """Return the kernels that the engine issues in one step; experts of an unfused loop run one after another."""
     blocks = {group.block_index for group in groups if group.block_index is not None}
-    linear = sum(_linear_kernels(engine, group, scheme) for group, scheme in zip(groups, schemes, strict=True))
+    linear = sum(linear_kernel_count(engine, group, scheme) for group, scheme in zip(groups, schemes, strict=True))
     return linear + engine.other_kernels_per_block * len(blocks)
 
 
-def _linear_kernels(engine: EngineClass, group: FusedGroup, scheme: Scheme) -> float:
+def linear_kernel_count(engine: EngineClass, group: FusedGroup, scheme: Scheme) -> float:
+    """Return the kernels that the engine issues for the linear layers of one group."""
     if group.experts is not None:
         count = len(group.experts.matrices) * (1 if engine.merges_projections else group.experts.expert_count)
     else:

@@ -1,11 +1,11 @@
 """What one deployment of one model does: first token, each further token, tokens per second, memory, energy, money."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from codesign.cost.deployment import Assignment, Deployment
 from codesign.cost.energy import stage_energy_joule
-from codesign.cost.engine import DEFAULT_ENGINE, engine_class, host_s, host_wait, step_kernel_count
+from codesign.cost.engine import host_s, host_wait, step_kernel_count
 from codesign.cost.memory import MemoryNeed, largest_batch, largest_context, memory_need, total_weight_bytes
 from codesign.cost.money import usd_per_million_tokens
 from codesign.cost.prediction import Prediction, StageTime, add_predictions, add_stages
@@ -49,9 +49,7 @@ class InferencePrediction:
         return self.memory.total_bytes <= self.capacity_bytes
 
 
-def step_parts(
-    deployment: Deployment, assignment: Assignment, step: Step, engine: str = DEFAULT_ENGINE
-) -> dict[str, StageTime]:
+def step_parts(deployment: Deployment, assignment: Assignment, step: Step) -> dict[str, StageTime]:
     """Return the time of one pass by cause."""
     model, target = deployment.model, deployment.target
     parts = {
@@ -60,7 +58,7 @@ def step_parts(
         "elementwise": total_stage(elementwise_kernels(model, target, step)),
         "communication": total_stage(communication_kernels(model, target, step)),
     }
-    issuing = engine_class(engine)
+    issuing = deployment.engine
     if issuing.python_loop:
         kernel_count = step_kernel_count(issuing, assignment.groups, assignment.schemes)
         issued_s = host_s(issuing, target.hardware, kernel_count)
@@ -80,21 +78,18 @@ def request_s(ttft_s: Prediction, tpot_s: Prediction, output_tokens: int) -> Pre
     return add_predictions((ttft_s, tpot_s.scaled(output_tokens - 1)))
 
 
-def predict_inference(
-    deployment: Deployment, assignment: Assignment, engine: str = DEFAULT_ENGINE
-) -> InferencePrediction:
-    """Predict a deployment whose batch arrives together at an idle machine and runs to its end.
-
-    `engine` names a class of `cost/engine.py`, or an engine of one.
-    """
+def predict_inference(deployment: Deployment, assignment: Assignment) -> InferencePrediction:
+    """Predict a deployment whose batch arrives together at an idle machine and runs to its end."""
     workload, target, model = deployment.workload, deployment.target, deployment.model
-    prefill = step_parts(deployment, assignment, prefill_step(workload), engine)
-    decode = step_parts(deployment, assignment, decode_step(workload), engine)
+    prefill = step_parts(deployment, assignment, prefill_step(workload))
+    decode = step_parts(deployment, assignment, decode_step(workload))
     ttft_s, tpot_s = (add_stages(parts.values()).seconds for parts in (prefill, decode))
     tokens_per_s = request_s(ttft_s, tpot_s, workload.output_tokens).inverse(workload.batch * workload.output_tokens)
     weights = total_weight_bytes(model, assignment.groups, assignment.schemes, assignment.embedding)
-    memory = memory_need(model, weights, assignment.kv, workload, target.hardware, target.gpu_count)
-    free = deployment.capacity_bytes - memory.total_bytes + memory.kv_bytes
+    once = memory_need(model, weights, assignment.kv, workload, target.hardware, target.gpu_count)
+    copies = deployment.engine.cache_copies
+    memory = replace(once, kv_bytes=once.kv_bytes * copies)
+    free = (deployment.capacity_bytes - memory.total_bytes + memory.kv_bytes) / copies
     energy = stage_energy_joule(target.hardware, add_stages(decode.values()), target.gpu_count)
     price = deployment.price_usd_per_hour
     return InferencePrediction(

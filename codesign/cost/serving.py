@@ -8,7 +8,6 @@ import numpy as np
 from codesign.cost.arrays import FloatArray, as_floats
 from codesign.cost.calibration import choose
 from codesign.cost.deployment import Assignment, Deployment
-from codesign.cost.engine import DEFAULT_ENGINE
 from codesign.cost.inference import InferencePrediction, predict_inference
 from codesign.cost.origin import Origin
 from codesign.cost.prediction import TRUST, Prediction, add_predictions
@@ -51,14 +50,12 @@ class StepTimes:
     memory_bytes: float
 
 
-def predict_serving(
-    deployment: Deployment, assignment: Assignment, engine: str = DEFAULT_ENGINE
-) -> ServingPrediction | None:
+def predict_serving(deployment: Deployment, assignment: Assignment) -> ServingPrediction | None:
     """Return the steady state with `workload.batch` requests in flight; None if not even one fits into memory.
 
     Requests beyond the memory limit wait for whole cycles.
     """
-    times = step_times(deployment, assignment, engine)
+    times = step_times(deployment, assignment)
     if times is None:
         return None
     workload = deployment.workload
@@ -76,16 +73,16 @@ def predict_serving(
     )
 
 
-def step_times(deployment: Deployment, assignment: Assignment, engine: str = DEFAULT_ENGINE) -> StepTimes | None:
+def step_times(deployment: Deployment, assignment: Assignment) -> StepTimes | None:
     """Return the kernels' times with as many requests as fit, prompts taken together as far as a step holds them."""
     workload, server = deployment.workload, within_memory_share(deployment)
-    alone = _run(server, assignment, engine, 1)
+    alone = _run(server, assignment, 1)
     if not alone.fits:
         return None
     in_flight = min(workload.batch, max(1, alone.largest_batch))
-    full = _run(server, assignment, engine, in_flight)
+    full = _run(server, assignment, in_flight)
     together = prompts_per_step(workload, in_flight)
-    prompt_s = _run(server, assignment, engine, together).ttft_s.scaled(1.0 / together)
+    prompt_s = _run(server, assignment, together).ttft_s.scaled(1.0 / together)
     return StepTimes(in_flight, full.tpot_s, prompt_s, alone.ttft_s, full.memory.total_bytes)
 
 
@@ -101,10 +98,8 @@ def prompts_per_step(workload: Workload, in_flight: int) -> int:
     return max(1, min(in_flight, STEP_TOKENS // workload.prompt_tokens))
 
 
-def _run(deployment: Deployment, assignment: Assignment, engine: str, batch: int) -> InferencePrediction:
-    return predict_inference(
-        replace(deployment, workload=replace(deployment.workload, batch=batch)), assignment, engine
-    )
+def _run(deployment: Deployment, assignment: Assignment, batch: int) -> InferencePrediction:
+    return predict_inference(replace(deployment, workload=replace(deployment.workload, batch=batch)), assignment)
 
 
 @dataclass(frozen=True, slots=True)

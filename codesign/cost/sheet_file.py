@@ -206,8 +206,18 @@ def relative_distance(hardware: Hardware, other: Hardware) -> float | None:
 
     None if they are no relatives.
     """
-    ranks = [ARCHITECTURE_RANK.get(machine.architecture.lower()) for machine in (hardware, other)]
-    if ranks[0] is None or ranks[1] is None or (hardware.vendor, hardware.kind) != (other.vendor, other.kind):
+    return kin_distance(machine_kin(hardware), machine_kin(other))
+
+
+def machine_kin(hardware: Hardware) -> tuple[str, ...]:
+    """Return what decides whose relative a machine is: vendor, kind, architecture and memory technology."""
+    return hardware.vendor, hardware.kind, hardware.architecture, hardware.memory.technology
+
+
+def kin_distance(kin: tuple[str, ...], other: tuple[str, ...]) -> float | None:
+    """Return the distance between what `machine_kin` says of two machines; None if they are no relatives."""
+    ranks = [ARCHITECTURE_RANK.get(architecture.lower()) for _, _, architecture, _ in (kin, other)]
+    if ranks[0] is None or ranks[1] is None or kin[:2] != other[:2]:
         return None
-    stacked = [machine.memory.technology.upper().startswith(DATACENTER_MEMORY) for machine in (hardware, other)]
+    stacked = [technology.upper().startswith(DATACENTER_MEMORY) for *_, technology in (kin, other)]
     return abs(ranks[0] - ranks[1]) + (MEMORY_CLASS_DISTANCE if stacked[0] != stacked[1] else 0.0)

@@ -5,9 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from codesign.codec import from_plain, to_plain
+from codesign.cost.advice_text import Advice
 from codesign.cost.curve import BreakEven
+from codesign.cost.engine import DEFAULT_ENGINE
 from codesign.cost.memory import MemoryNeed
 from codesign.cost.prediction import Prediction
+from codesign.cost.waterfall import GainStep
 from codesign.cost.workload import Workload
 from codesign.errors import InputError
 from codesign.files import parse_json, read_text, to_json, write_atomic
@@ -31,14 +34,6 @@ class GroupPlan:
     loss_nats: Prediction | None
     method: str
     reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class GainStep:
-    """The gain over 16 bits that is left once `cause` is taken into account."""
-
-    cause: str
-    gain: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +110,9 @@ class Plan:
     gap_fraction: float
     warnings: tuple[str, ...]
     kernel_sheets: tuple[str, ...] = ()
+    advice: tuple[Advice, ...] = ()
+    engine: str = DEFAULT_ENGINE
+    thread_count: int | None = None
 
 
 def plan_json(plan: Plan) -> str:

@@ -1,22 +1,24 @@
 """From a request to a plan: gather costs, solve, explain."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from codesign import __version__
+from codesign.cost.advice import deployment_advice, uniform_kv_formats, waterfall_advice
+from codesign.cost.advice_text import Advice
 from codesign.cost.calibration import own_sheets
-from codesign.cost.curve import BreakEven, break_even
+from codesign.cost.curve import break_even, gain_curve
 from codesign.cost.deployment import Assignment, Deployment
 from codesign.cost.inference import InferencePrediction, predict_inference
-from codesign.cost.kernels import GAIN_INTERVAL
-from codesign.cost.prediction import TRUST, Prediction, add_predictions
+from codesign.cost.prediction import Prediction, add_predictions
 from codesign.cost.sheet import sheet_title
 from codesign.cost.step import decode_step, prefill_step
+from codesign.cost.waterfall import gain_steps
 from codesign.errors import InfeasibleError
 from codesign.model.groups import FusedGroup
-from codesign.plan.explain import gain_steps, group_reasons, scheme_mix
+from codesign.plan.explain import group_reasons, scheme_mix
 from codesign.plan.file import FORMAT_VERSION, GroupPlan, ParetoFront, ParetoPoint, Plan, Refusal, Totals
 from codesign.plan.planner import Choices, Costs, build_problem, gather_costs
 from codesign.plan.problem import Criterion, PlanProblem, Solution
@@ -55,6 +57,11 @@ def make_plan(request: PlanRequest) -> Plan:
     loss = _total_loss(costs, solution)
     target, model = deployment.target, deployment.model
     decode, prefill = decode_step(deployment.workload), prefill_step(deployment.workload)
+    gains = (
+        gain_curve(deployment, plan, baseline, decode).at(0),
+        gain_curve(deployment, plan, baseline, prefill).at(0),
+    )
+    everywhere = used_everywhere(costs, baseline)
     return Plan(
         format_version=FORMAT_VERSION,
         codesign_version=__version__,
@@ -70,7 +77,7 @@ def make_plan(request: PlanRequest) -> Plan:
         method=request.method,
         kv=plan.kv.name,
         baseline_scheme=choices.schemes[0].name,
-        verdict=verdict(plan, choices.schemes[0].name, (predicted, unquantized), loss),
+        verdict=verdict(plan, choices.schemes[0].name, (predicted, unquantized), gains, loss),
         fits=predicted.fits,
         capacity_bytes=deployment.capacity_bytes,
         totals=_totals(predicted),
@@ -80,12 +87,15 @@ def make_plan(request: PlanRequest) -> Plan:
         groups=_group_plans(request, costs, problem, solution),
         decode_gain_steps=gain_steps(deployment, plan, baseline, decode),
         prefill_gain_steps=gain_steps(deployment, plan, baseline, prefill),
-        break_even=break_evens(deployment, costs, baseline),
+        break_even=tuple(break_even(deployment, one, baseline, name) for name, one in everywhere.items()),
         refused=_refused(deployment, choices),
         pareto=_pareto(request, costs, problem),
         gap_fraction=solution.gap_fraction,
         warnings=request.warnings,
         kernel_sheets=tuple(sheet_title(sheet) for sheet in own_sheets(target)),
+        advice=_advice(deployment, plan, baseline, everywhere),
+        engine=deployment.engine.name,
+        thread_count=deployment.thread_count,
     )
 
 
@@ -137,27 +147,20 @@ def _total_loss(costs: Costs, solution: Solution) -> Prediction | None:
     return add_predictions(known) if len(known) == len(cells) else None
 
 
-def gain(baseline_s: Prediction, plan_s: Prediction) -> Prediction:
-    """Return how many times faster the plan is; errors that both share cancel, so the interval is its own."""
-    value = baseline_s.value / plan_s.value
-    origin = max(baseline_s.origin, plan_s.origin, key=TRUST.index)
-    low, high = GAIN_INTERVAL[origin]
-    return Prediction(value, value * low, value * high, origin)
-
-
 def verdict(
     plan: Assignment,
     baseline_name: str,
     predictions: tuple[InferencePrediction, InferencePrediction],
+    gains: tuple[Prediction, Prediction],
     loss: Prediction | None,
 ) -> str:
     """Return in one sentence what to run, what it gains, whether it fits and what it loses.
 
-    `predictions` are those of the plan and of the baseline.
+    `predictions` are those of the plan and of the baseline, `gains` those of decode and prefill.
     """
     predicted, unquantized = predictions
     weights = np.array([group.weight_count for group in plan.groups], dtype=float)
-    faster, prefill = gain(unquantized.tpot_s, predicted.tpot_s), gain(unquantized.ttft_s, predicted.ttft_s)
+    faster, prefill = gains
     need, capacity = predicted.memory.total_bytes, predicted.capacity_bytes
     fits = f"{format_gib(need)} of {format_gib(capacity)}, it fits"
     if not predicted.fits:
@@ -176,6 +179,8 @@ def verdict(
 
 
 def _times(ratio: Prediction) -> str:
+    if ratio.low == ratio.high:
+        return f"{ratio.value:.2f}x"
     return f"{ratio.value:.2f}x ({ratio.low:.2f} to {ratio.high:.2f}x)"
 
 
@@ -208,22 +213,30 @@ def _method(costs: Costs, group: FusedGroup, scheme: Scheme) -> str:
     return "" if estimate is None or not scheme.quantized else estimate.method
 
 
-def break_evens(deployment: Deployment, costs: Costs, baseline: Assignment) -> tuple[BreakEven, ...]:
-    """Return where each quantized scheme, used wherever it may be, and each KV format stops paying in decode."""
+def used_everywhere(costs: Costs, baseline: Assignment) -> dict[str, Assignment]:
+    """Return each quantized scheme used wherever it may be, and each KV format, by name."""
     choices = costs.choices
-    found = []
+    found = {}
     for s, scheme in enumerate(choices.schemes):
         if not scheme.quantized or not (costs.refused[:, s] == "").any():
             continue
         schemes = tuple(
             scheme if text == "" else kept for text, kept in zip(costs.refused[:, s], baseline.schemes, strict=True)
         )
-        uniform = Assignment(costs.groups, schemes, schemes[-1], baseline.kv)
-        found.append(break_even(deployment, uniform, baseline, scheme.name))
-    for kv in choices.kv_formats[1:]:
-        cache_only = Assignment(costs.groups, baseline.schemes, baseline.embedding, kv)
-        found.append(break_even(deployment, cache_only, baseline, f"KV {kv.name}"))
-    return tuple(found)
+        found[scheme.name] = Assignment(costs.groups, schemes, schemes[-1], baseline.kv)
+    return found | {f"KV {kv.name}": replace(baseline, kv=kv) for kv in choices.kv_formats if kv.quantized}
+
+
+def _advice(
+    deployment: Deployment, plan: Assignment, baseline: Assignment, everywhere: Mapping[str, Assignment]
+) -> tuple[Advice, ...]:
+    """Return what to know about the choices, about KV formats that were not asked for too, and where the gain went."""
+    schemes = {name: one for name, one in everywhere.items() if one.kv == baseline.kv}
+    kv_formats = uniform_kv_formats(deployment, baseline)
+    return (
+        *deployment_advice(deployment, baseline, schemes, kv_formats),
+        *waterfall_advice(deployment, plan, baseline, "This plan"),
+    )
 
 
 def _pareto(request: PlanRequest, costs: Costs, problem: PlanProblem) -> ParetoFront | None:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from codesign.cost.arrays import FloatArray
 from codesign.cost.deployment import Assignment, Deployment, group_problem
 from codesign.cost.energy import kernel_energy_joule, stage_energy_joule
+from codesign.cost.engine import host_s, linear_kernel_count
 from codesign.cost.memory import embedding_bytes as input_embedding_bytes
 from codesign.cost.memory import fixed_weight_bytes, group_bytes, kv_bytes, memory_need
 from codesign.cost.prediction import StageTime
@@ -130,8 +131,9 @@ def build_problem(deployment: Deployment, costs: Costs) -> PlanProblem:
 
 
 def _terms(deployment: Deployment, costs: Costs) -> Mapping[Criterion, Terms]:
-    decode = _time_terms(costs.decode, costs.kv_decode, costs.other_decode)
-    prefill = _time_terms(costs.prefill, costs.kv_prefill, costs.other_prefill)
+    issued = _issued_s(deployment, costs)
+    decode = _time_terms(costs.decode, costs.kv_decode, costs.other_decode, issued)
+    prefill = _time_terms(costs.prefill, costs.kv_prefill, costs.other_prefill, issued)
     request = _scaled_sum(prefill, decode, deployment.workload.output_tokens - 1)
     return {
         Criterion.TPOT: decode,
@@ -144,9 +146,20 @@ def _terms(deployment: Deployment, costs: Costs) -> Mapping[Criterion, Terms]:
     }
 
 
-def _time_terms(times: Sequence[GroupTimes], kv: Sequence[StageTime], other: StageTime) -> Terms:
-    by_group = np.stack([one.predicted_s for one in times], axis=1)
-    return Terms(by_group, np.array([one.seconds.value for one in kv]), other.seconds.value)
+def _issued_s(deployment: Deployment, costs: Costs) -> tuple[FloatArray, float]:
+    """Return the host's time to issue every group under every scheme [G, S], and all other kernels of a step."""
+    engine, hardware = deployment.engine, deployment.target.hardware
+    each_s = host_s(engine, hardware, 1.0).value
+    counts = [[linear_kernel_count(engine, group, s) for s in costs.choices.schemes] for group in costs.groups]
+    return each_s * np.array(counts), each_s * engine.other_kernels_per_block * len(deployment.model.blocks)
+
+
+def _time_terms(
+    times: Sequence[GroupTimes], kv: Sequence[StageTime], other: StageTime, issued: tuple[FloatArray, float]
+) -> Terms:
+    """Return the longer of device and host, group by group: never less than the longer of their sums."""
+    by_group = np.maximum(np.stack([one.predicted_s for one in times], axis=1), issued[0])
+    return Terms(by_group, np.array([one.seconds.value for one in kv]), max(other.seconds.value, issued[1]))
 
 
 def _scaled_sum(first: Terms, second: Terms, factor: float) -> Terms:

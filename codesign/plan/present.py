@@ -3,7 +3,9 @@
 from collections.abc import Callable, Iterable
 from itertools import groupby
 
-from codesign.cost.curve import BreakEven
+from codesign.cost.advice_text import sentences
+from codesign.cost.curve import BATCH_LIMIT, CONTEXT_MIN_TOKENS, BreakEven
+from codesign.cost.engine import run_words
 from codesign.cost.prediction import Prediction
 from codesign.plan.file import GroupPlan, Plan
 from codesign.table import Table
@@ -37,8 +39,9 @@ def headline(plan: Plan) -> str:
     """Return what was planned, in one line."""
     work = plan.workload
     gpus = f"{plan.gpu_count} x " if plan.gpu_count > 1 else ""
+    how = run_words(plan.engine, plan.thread_count)
     return (
-        f"{plan.model} on {gpus}{plan.hardware}, {plan.library} kernels; batch {work.batch}, "
+        f"{plan.model} on {gpus}{plan.hardware}, {plan.library} kernels{how}; batch {work.batch}, "
         f"prompt {work.prompt_tokens:,}, output {work.output_tokens:,} tokens; least {plan.objective}"
     )
 
@@ -128,22 +131,32 @@ def gain_rows(plan: Plan) -> Table:
 def break_even_rows(plan: Plan) -> Table:
     """Return where each scheme stops paying."""
     rows = tuple(
-        (one.scheme, f"{one.decode_gain:.2f}x", f"{one.prefill_gain:.2f}x", _slower_from(one), _pays_until(one))
+        (one.scheme, f"{one.decode_gain:.2f}x", f"{one.prefill_gain:.2f}x", _slower_at(one), _pays_at(one))
         for one in plan.break_even
     )
-    headers = ("used everywhere", "decode", "prefill", "slower from batch", "5 % faster up to context")
+    headers = ("used everywhere", "decode", "prefill", "slower at batch", "5 % faster at context")
     return Table(headers, rows, right=(1, 2))
 
 
-def _slower_from(one: BreakEven) -> str:
-    return "never up to 16,384" if one.slower_from_batch is None else f"{one.slower_from_batch:,}"
+def _slower_at(one: BreakEven) -> str:
+    if one.slower_from_batch is not None:
+        return "every" if one.slower_from_batch == 1 else f"{one.slower_from_batch:,} and more"
+    if one.faster_from_batch is None or one.faster_from_batch == 1:
+        return f"none up to {BATCH_LIMIT:,}"
+    return f"some below {one.faster_from_batch:,}"
 
 
-def _pays_until(one: BreakEven) -> str:
-    if one.pays_until_context_tokens is None:
-        return "at no context"
-    whole = one.pays_until_context_tokens >= one.context_limit_tokens
-    return f"{one.pays_until_context_tokens:,}" + (" (the model's limit)" if whole else "")
+def _pays_at(one: BreakEven) -> str:
+    first, last = one.pays_from_context_tokens, one.pays_until_context_tokens
+    if last is None:
+        return "none"
+    until = "the model's limit" if last >= one.context_limit_tokens else f"{last:,}"
+    return f"up to {until}" if first is None or first <= CONTEXT_MIN_TOKENS else f"{first:,} to {until}"
+
+
+def advice_lines(plan: Plan) -> list[str]:
+    """Return the plan's advice as sentences."""
+    return sentences(plan.advice)
 
 
 def pareto_rows(plan: Plan) -> Table:

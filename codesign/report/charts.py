@@ -9,7 +9,8 @@ import numpy.typing as npt
 import plotly.graph_objects as go
 
 from codesign.cost.arrays import FloatArray
-from codesign.plan.file import GainStep, GroupPlan, ParetoFront, Plan
+from codesign.cost.waterfall import GainStep
+from codesign.plan.file import GroupPlan, ParetoFront, Plan
 from codesign.units import GIGA, KILO, MEGA, format_percent, format_seconds
 
 INK, GRID = "#1d2733", "#e3e8ee"

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from codesign.plan.file import Plan, plan_json
 from codesign.plan.present import (
+    advice_lines,
     break_even_rows,
     gain_rows,
     group_rows,
@@ -61,6 +62,7 @@ def write_plan_page(plan: Plan, path: Path) -> None:
         title=headline(plan),
         figures=[figure_html(figure, name) for name, figure in figures.items()],
         tables=tables,
+        advice=advice_lines(plan),
         sheet_lines=sheet_lines(plan),
         raw=plan_json(plan),
     )

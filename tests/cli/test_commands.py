@@ -29,7 +29,7 @@ def test_the_main_job(tmp_path):
     done = codesign(*PLAN, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     for word in ("Run W4A16-g128", "decode speed of BF16", "it fits", "time per output token", "datasheet", "refused",
-                 "slower from batch", "bits alone", "proven optimal"):  # fmt: skip
+                 "slower at batch", "bits alone", "proven optimal"):  # fmt: skip
         assert word in " ".join(done.stdout.split())
     assert list(tmp_path.iterdir()) == []
 

@@ -40,9 +40,10 @@ class Published:
         hardware = load_hardware(self.hw)
         if self.threads:
             hardware = with_threads(hardware, self.threads)
-        setting = Setting(self.batch, self.prompt_tokens, self.output_tokens, library=self.library, kv=self.kv)
+        lengths = (self.prompt_tokens, self.output_tokens)
+        setting = Setting(self.batch, *lengths, library=self.library, kv=self.kv, engine=self.engine)
         where = deploy(hardware, load_model(self.model), setting)
-        found = predict_inference(where, uniform_assignment(where, parse_scheme(self.scheme), self.kv), self.engine)
+        found = predict_inference(where, uniform_assignment(where, parse_scheme(self.scheme), self.kv))
         return _figure(found, self.figure, self.output_tokens)
 
 

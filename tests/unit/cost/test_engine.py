@@ -34,9 +34,10 @@ SECONDS = st.floats(1e-6, 10.0)
 
 
 def predicted(engine: str | None, batch: int = 1, scheme: str = "BF16") -> InferencePrediction:
-    where = deploy(round_hardware(), small_model(), Setting(batch, 100, 10, library="torch"))
+    setting = Setting(batch, 100, 10, library="torch", engine=engine or "")
+    where = deploy(round_hardware(), small_model(), setting)
     assignment = uniform_assignment(where, parse_scheme(scheme))
-    return predict_inference(where, assignment) if engine is None else predict_inference(where, assignment, engine)
+    return predict_inference(where, assignment)
 
 
 def kernel_count(engine: str, model: Model, scheme: str) -> float:
@@ -123,3 +124,15 @@ def test_more_threads_are_never_slower_and_cores_are_the_limit(few: int, more: i
         assert slow.peak_flop_per_s[name] <= fast.peak_flop_per_s[name] <= peak
         assert slow.peak_flop_per_s[name] == pytest.approx(peak * min(1.0, few / 16))
     assert slow.memory == machine.memory
+
+
+def test_a_cache_that_grows_by_concatenation_is_there_twice():
+    hardware, model = load_hardware("a100"), load_model("llama-2-13b")
+    found = {}
+    for engine in ("compiled", "eager"):
+        where = deploy(hardware, model, Setting(batch=16, prompt_tokens=512, output_tokens=512, engine=engine))
+        found[engine] = predict_inference(where, uniform_assignment(where, parse_scheme("FP16")))
+    assert found["eager"].memory.kv_bytes == 2 * found["compiled"].memory.kv_bytes
+    assert found["eager"].largest_batch == found["compiled"].largest_batch // 2
+    # huggingface/optimum tests/benchmark/README.md: 53,986 MB at batch 16, 512 + 512 tokens, CUDA context included.
+    assert found["eager"].memory.total_bytes == pytest.approx(53_986e6, rel=0.05)
