@@ -53,9 +53,13 @@ def need_machine_and_model(ctx: click.Context, given: dict[str, Any]) -> None:
 
 
 def target_options(function: F) -> F:
-    """Add --library, --engine, --threads, --gpus and --price-per-hour."""
+    """Add --library, --engine, --threads, --gpus, --expert-parallel and --price-per-hour."""
     price = "US dollars per hour of one machine; else the profile's."
     function = click.option("--price-per-hour", type=Positive, metavar="USD", help=price)(function)
+    experts = "Devices over which routed experts are divided whole; it must divide --gpus."
+    function = click.option(
+        "--expert-parallel", type=click.IntRange(1, 1024), default=1, show_default=True, help=experts
+    )(function)
     gpus = "Devices that share the model by tensor parallelism."
     function = click.option("--gpus", type=click.IntRange(1, 1024), default=1, show_default=True, help=gpus)(function)
     text = "Threads of a CPU that work; else all of its cores."
@@ -157,6 +161,7 @@ def setting_from(given: dict[str, Any], model: Any) -> Setting:
         output_tokens=given["output"],
         library=given["library"],
         gpu_count=given["gpus"],
+        expert_parallel=given["expert_parallel"],
         price_usd_per_hour=given["price_per_hour"],
         kv=given["kv"].strip().lower(),
         schemes=name_list(given.get("schemes", "")),

@@ -113,6 +113,7 @@ class Plan:
     advice: tuple[Advice, ...] = ()
     engine: str = DEFAULT_ENGINE
     thread_count: int | None = None
+    expert_parallel: int = 1
 
 
 def plan_json(plan: Plan) -> str:

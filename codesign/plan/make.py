@@ -71,6 +71,7 @@ def make_plan(request: PlanRequest) -> Plan:
         model_digest=model.digest,
         library=target.library,
         gpu_count=target.gpu_count,
+        expert_parallel=target.expert_parallel,
         workload=deployment.workload,
         objective=str(request.objective),
         budgets={str(criterion): limit for criterion, limit in request.budgets.items()},

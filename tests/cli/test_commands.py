@@ -175,3 +175,27 @@ def test_a_copied_profile_can_be_used(tmp_path):
 
 def test_version():
     assert codesign("--version").stdout.startswith("codesign, version ")
+
+
+def test_experts_are_divided_whole_over_devices():
+    options = ("--hw", "h100", "--gpus", "8", "--model", "qwen3-235b-a22b", "--scheme", "FP8-block", "--json")
+    shares = {
+        parallel: strict_json(codesign("predict", *options, "--expert-parallel", parallel).stdout) for parallel in "18"
+    }
+    # 1,536 columns over 8 devices leave 192, which blocks of 128 do not divide: experts stay in 16 bits there.
+    smallest = {
+        name: min(one["weight_bytes"] for one in _found(share, "weight_bytes")) for name, share in shares.items()
+    }
+    assert smallest["8"] < 0.6 * smallest["1"]
+    refused = codesign("predict", *options, "--expert-parallel", "3")
+    assert refused.returncode == 5
+    assert "--expert-parallel must divide --gpus" in refused.stderr
+
+
+def _found(value: object, key: str) -> list[dict[str, float]]:
+    """Return all objects in a JSON value that hold the key."""
+    if isinstance(value, list):
+        return [found for one in value for found in _found(one, key)]
+    if not isinstance(value, dict):
+        return []
+    return ([value] if key in value else []) + [found for one in value.values() for found in _found(one, key)]
