@@ -16,7 +16,7 @@ COMMANDS = {
     "plan": "which scheme for which layer, within budgets",
     "predict": "time, memory, energy and cost of one scheme, or of tables of kernels and servers",
     "compare": "machines against schemes, in one table",
-    "validate": "predicted against measured, for a table of kernels",
+    "validate": "predicted against measured, for a table of kernels or servers",
     "fit": "a kernel sheet of one's own from a table of measured kernels",
     "hw": "list, show, check and copy hardware profiles",
     "model": "list and show models",
