@@ -36,7 +36,9 @@ def collective_seconds(
     total_s = fixed_s + wire_s + ramp_s
     if DIRECT_CONSTANTS[0] in c:
         direct_fixed_s = c["direct_fixed_s"] + c["direct_hop_s"] * hops
-        direct_s = direct_fixed_s + hops * message_bytes / (link_bytes_per_s * c["direct_bandwidth_fraction"])
+        # To reduce at once, every device reads the whole buffers of the others; elsewhere only what it is to have.
+        read = hops * message_bytes if operation == "all_reduce" else wire_bytes(operation, gpus, message_bytes)
+        direct_s = direct_fixed_s + read / (link_bytes_per_s * c["direct_bandwidth_fraction"])
         fixed_s = np.where(direct_s < total_s, direct_fixed_s, fixed_s)
         total_s = np.minimum(total_s, direct_s)
     nothing = gpus <= 1.0
