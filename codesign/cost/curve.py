@@ -234,6 +234,24 @@ def crossing(curve: Callable[[FloatArray], GainCurve], points: FloatArray, level
     return Crossing(value, earliest, latest, int(points[-1]), how)
 
 
+def crossing_point(curve: Callable[[FloatArray], GainCurve], points: FloatArray, level: float, sign: int) -> int | None:
+    """Return from which point on the gain stays below (`sign` -1) or above (+1) `level`, as `crossing` does, alone."""
+    return _last_change(curve, curve(points), points, lambda gains: (gains - level) * sign > 0, "value")
+
+
+def _remembered(curve: Callable[[FloatArray], GainCurve]) -> Callable[[FloatArray], GainCurve]:
+    """Return the curve, with what it gave for the same points before."""
+    known: dict[bytes, GainCurve] = {}
+
+    def at(points: FloatArray) -> GainCurve:
+        key = points.tobytes()
+        if key not in known:
+            known[key] = curve(points)
+        return known[key]
+
+    return at
+
+
 def _last_change(
     curve: Callable[[FloatArray], GainCurve],
     coarse: GainCurve,
@@ -310,18 +328,20 @@ def prefill_gain(deployment: Deployment, quantized: Assignment, baseline: Assign
 
 def break_even(deployment: Deployment, quantized: Assignment, baseline: Assignment, name: str) -> BreakEven:
     """Return where `quantized` stops being faster than `baseline`."""
-    by_batch, by_context = (curve(deployment, quantized, baseline) for curve in (batch_curve, context_curve))
+    by_batch, by_context = (
+        _remembered(curve(deployment, quantized, baseline)) for curve in (batch_curve, context_curve)
+    )
     first, last = paying_contexts(by_context, context_points(deployment))
     same_weights = quantized.schemes == baseline.schemes
-    rows = None if same_weights else crossing(rows_curve(deployment, quantized, baseline), BATCHES, 1.0, -1).value
+    rows = None if same_weights else crossing_point(rows_curve(deployment, quantized, baseline), BATCHES, 1.0, -1)
     return BreakEven(
         scheme=name,
         decode_gain=by_batch(as_floats([deployment.workload.batch])).at(0).value,
         prefill_gain=prefill_gain(deployment, quantized, baseline).value,
-        slower_from_batch=crossing(by_batch, BATCHES, 1.0, -1).value,
+        slower_from_batch=crossing_point(by_batch, BATCHES, 1.0, -1),
         pays_until_context_tokens=last,
         context_limit_tokens=deployment.model.max_context_tokens,
-        faster_from_batch=crossing(by_batch, BATCHES, 1.0, 1).value,
+        faster_from_batch=crossing_point(by_batch, BATCHES, 1.0, 1),
         slower_from_rows=rows,
         pays_from_context_tokens=first,
     )
@@ -332,6 +352,6 @@ def paying_contexts(curve: Callable[[FloatArray], GainCurve], points: FloatArray
     paying = np.flatnonzero(curve(points).value >= STOPS_PAYING_GAIN)
     if not paying.size:
         return None, None
-    starts, stops = (crossing(curve, points, STOPS_PAYING_GAIN, sign).value for sign in (1, -1))
+    starts, stops = (crossing_point(curve, points, STOPS_PAYING_GAIN, sign) for sign in (1, -1))
     first = points[paying[0]] if starts is None or paying[0] == 0 else starts
     return int(first), int(points[-1]) if stops is None else stops - 1

@@ -1,8 +1,9 @@
 """One forward step of a model: which kernels run, at which sizes, and how long they take."""
 
+import functools
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -29,6 +30,7 @@ from codesign.schemes.scheme import Scheme
 LAUNCHES_PER_BLOCK = 4.0
 LAUNCHES_PER_ROUTER = 3.0
 HIDDEN_PASSES_PER_BLOCK = 6.0  # each norm reads the residual and the update and writes one result
+QUESTIONS_KEPT = 1024  # kernels whose prediction is remembered
 REDUCTIONS_PER_BLOCK = 2.0  # after the attention output and after the MLP (Megatron-LM, arXiv 1909.08053)
 
 
@@ -122,23 +124,45 @@ def group_times(groups: Sequence[FusedGroup], scheme: Scheme, target: Target, st
 
 
 def group_kernel(group: FusedGroup, scheme: Scheme, target: Target, step: Step) -> KernelPrediction:
-    """Return the kernel of one fused group; the step's batch may be an array."""
-    if group.experts is not None:
-        experts = group.experts
-        shape = MoeShape(
-            tokens=as_floats(step.tokens),
-            hidden=as_floats(experts.hidden),
-            intermediate=as_floats(-(-experts.intermediate // target.expert_shards)),
-            expert_count=as_floats(experts.expert_count),
-            top_k=as_floats(experts.top_k),
-            skew=as_floats(RANDOM_ROUTING),
-            matrix_count=as_floats(len(experts.matrices)),
-            expert_parallel=as_floats(target.expert_parallel),
-        )
-        return moe(target, scheme, shape)
-    n, k = group.shard(target.gpu_count)
-    rows = step.batch if group.name == "head" else step.tokens
-    return gemm(target, scheme, as_floats(rows), as_floats(n), as_floats(k), in_step=True)
+    """Return the kernel of one fused group; the step's batch may be an array.
+
+    Equal questions are answered once: a plan asks for the same kernels at many contexts and of many schemes.
+    """
+    rows = as_floats(step.batch if group.name == "head" else step.tokens)
+    where = (id(target.hardware), target.library, target.gpu_count, target.expert_parallel, *map(id, target.sheets))
+    key = (group.signature, id(scheme), where, rows.shape, rows.tobytes())
+    return _answer(_Question(key, group, scheme, target, rows))
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """A kernel to predict, told apart by its key alone; holding the rest keeps the identities in the key unique."""
+
+    key: tuple[object, ...]
+    group: FusedGroup = field(compare=False)
+    scheme: Scheme = field(compare=False)
+    target: Target = field(compare=False)
+    rows: FloatArray = field(compare=False)
+
+
+@functools.lru_cache(maxsize=QUESTIONS_KEPT)
+def _answer(asked: _Question) -> KernelPrediction:
+    group, scheme, target, rows = asked.group, asked.scheme, asked.target, asked.rows
+    if group.experts is None:
+        n, k = group.shard(target.gpu_count)
+        return gemm(target, scheme, rows, as_floats(n), as_floats(k), in_step=True)
+    experts = group.experts
+    shape = MoeShape(
+        tokens=rows,
+        hidden=as_floats(experts.hidden),
+        intermediate=as_floats(-(-experts.intermediate // target.expert_shards)),
+        expert_count=as_floats(experts.expert_count),
+        top_k=as_floats(experts.top_k),
+        skew=as_floats(RANDOM_ROUTING),
+        matrix_count=as_floats(len(experts.matrices)),
+        expert_parallel=as_floats(target.expert_parallel),
+    )
+    return moe(target, scheme, shape)
 
 
 Kernels = list[tuple[KernelPrediction, float]]  # a kernel and how often it runs in the step
