@@ -13,6 +13,8 @@ from codesign.cli.options import (
     lengths_options,
     load_model_and_warn,
     name_list,
+    read_checkpoint,
+    scheme_name,
     setting_from,
     sheet_option,
     target_options,
@@ -31,7 +33,7 @@ from codesign.cli.options import (
     default="all",
     show_default=True,
     metavar="LIST|all",
-    help="Schemes, or all that each machine's library has.",
+    help="Schemes, as-is for a checkpoint's own, or all that each machine's library has.",
 )
 @click.option("--batch", type=Count, default=1, show_default=True, help="Sequences in flight.")
 @lengths_options
@@ -44,17 +46,19 @@ def command(*, hw: str, model: str, scheme: str, as_json: bool, **given: Any) ->
     from codesign import api
     from codesign.cli.compare_view import print_comparison
     from codesign.cli.output import print_json
+    from codesign.cost.as_is import AS_IS
     from codesign.cost.compare import compare_machine
 
     names = name_list(hw)
     if not names:
         raise click.UsageError("--hw names no machine; write --hw t4,a100.")
-    chosen = () if scheme.strip().lower() == "all" else tuple(api.parse_scheme(one).name for one in name_list(scheme))
-    shape = load_model_and_warn(model)
+    chosen = () if scheme.strip().lower() == "all" else tuple(map(scheme_name, name_list(scheme)))
+    checkpoint = read_checkpoint(model) if AS_IS in chosen else None
+    shape = load_model_and_warn(model) if checkpoint is None else checkpoint.model
     machines = [api.load_hardware(name) for name in names]
     setting = setting_from(given, shape)
     warn_of_foreign_sheets(setting, machines)
-    comparisons = [compare_machine(machine, shape, setting, chosen) for machine in machines]
+    comparisons = [compare_machine(machine, shape, setting, chosen, checkpoint) for machine in machines]
     if as_json:
         print_json({"model": shape.name, "setting": replace(setting), "machines": comparisons}, "comparison")
     else:

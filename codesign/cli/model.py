@@ -2,7 +2,7 @@
 
 import click
 
-from codesign.cli.options import HELP, json_option, load_model_and_warn
+from codesign.cli.options import HELP, find_checkpoint, json_option, load_model_and_warn
 
 
 @click.group(epilog="Example: codesign model show llama-3.1-70b", context_settings=HELP)
@@ -29,10 +29,19 @@ def list_command(as_json: bool) -> None:
 @click.argument("name", metavar="NAME|PATH")
 @json_option
 def show(name: str, as_json: bool) -> None:
-    """Show one model: its layers, parameters and cache."""
+    """Show one model: its layers, parameters and cache; of a checkpoint also what its layers are stored in."""
+    from codesign.cli.checkpoint_view import checkpoint_record, print_checkpoint
     from codesign.cli.model_view import model_record, print_model
     from codesign.cli.output import print_json
+    from codesign.model.file import is_model_path
 
+    if is_model_path(name) and (checkpoint := find_checkpoint(name)):
+        if as_json:
+            print_json({**model_record(checkpoint.model), "checkpoint": checkpoint_record(checkpoint)}, "model")
+        else:
+            print_model(checkpoint.model)
+            print_checkpoint(checkpoint)
+        return
     model = load_model_and_warn(name)
     if as_json:
         print_json(model_record(model), "model")

@@ -1,6 +1,6 @@
 """Options that several commands share, and how their texts become values."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -10,6 +10,7 @@ from codesign.errors import InputError
 from codesign.setting import DEFAULT_OUTPUT_TOKENS, DEFAULT_PROMPT_TOKENS, Setting
 
 if TYPE_CHECKING:
+    from codesign.checkpoint.stored import Checkpoint
     from codesign.hardware.hardware import Hardware
     from codesign.model.layers import Model
 
@@ -35,7 +36,7 @@ class QuestionGroup(click.Group):
         return super().resolve_command(ctx, args)
 
 
-MODEL_HELP = "Model: a catalog name, a Hugging Face id of one, a config.json or its folder."
+MODEL_HELP = "Model: a catalog name, a Hugging Face id of one, a config.json, its folder, or a GGUF file."
 
 
 def machine_and_model(function: F) -> F:
@@ -143,13 +144,46 @@ def name_list(text: str) -> tuple[str, ...]:
 
 def load_model_and_warn(name: str) -> "Model":
     """Return the model; what is odd about its config is said on standard error."""
-    from codesign.cli.output import plain
     from codesign.model.file import load_model_with_warnings
 
     model, warnings = load_model_with_warnings(name)
+    warn(warnings)
+    return model
+
+
+def read_checkpoint(path: str) -> "Checkpoint":
+    """Return the checkpoint at a path; what is odd about it is said on standard error."""
+    from codesign.checkpoint.checkpoint import read_checkpoint as read
+
+    checkpoint = read(path)
+    warn(checkpoint.warnings)
+    return checkpoint
+
+
+def find_checkpoint(path: str) -> "Checkpoint | None":
+    """Return the checkpoint at a path and say what is odd about it, None if no weights lie there."""
+    from codesign.checkpoint.checkpoint import find_checkpoint as find
+
+    checkpoint = find(path)
+    if checkpoint is not None:
+        warn(checkpoint.warnings)
+    return checkpoint
+
+
+def warn(warnings: Iterable[str]) -> None:
+    """Print warnings on standard error."""
+    from codesign.cli.output import plain
+
     for warning in warnings:
         click.echo(f"Warning: {plain(warning)}", err=True)
-    return model
+
+
+def scheme_name(text: str) -> str:
+    """Return the name of a scheme, or `as-is`."""
+    from codesign.cost.as_is import AS_IS
+    from codesign.schemes.catalog import parse_scheme
+
+    return AS_IS if text.strip().lower() == AS_IS else parse_scheme(text).name
 
 
 def setting_from(given: dict[str, Any], model: Any) -> Setting:

@@ -15,9 +15,12 @@ from codesign.cli.options import (
     machine_and_model,
     need_machine_and_model,
     output_path,
+    read_checkpoint,
+    scheme_name,
     setting_from,
     sheet_option,
     target_options,
+    warn,
     warn_of_foreign_sheets,
 )
 
@@ -29,7 +32,12 @@ from codesign.cli.options import (
     context_settings=HELP,
 )
 @machine_and_model
-@click.option("--scheme", default="", metavar="NAME", help="A name of `codesign scheme list`; else 16 bits.")
+@click.option(
+    "--scheme",
+    default="",
+    metavar="NAME",
+    help="A name of `codesign scheme list`, or as-is for a checkpoint's own; else 16 bits.",
+)
 @click.option("--batch", default="1", show_default=True, metavar="LIST", help="Sequences in flight, such as 1,8,64.")
 @lengths_options
 @target_options
@@ -50,27 +58,39 @@ def run(*, scheme: str, batch: str, as_json: bool, **given: Any) -> None:
     from codesign.cli.output import print_json, print_line
     from codesign.cli.predict_view import PredictedBatch, print_predictions
     from codesign.cost.advice import predicted_advice
+    from codesign.cost.as_is import AS_IS, as_is_assignment
     from codesign.cost.calibration import own_sheets
     from codesign.cost.deployment import deploy
+    from codesign.cost.inference import predict_inference
     from codesign.cost.sheet import sheet_title
     from codesign.schemes.capability import baseline_scheme
 
     batches = integer_list(batch, "--batch")
-    hardware, model = api.load_hardware(given["hw"]), load_model_and_warn(given["model"])
+    hardware = api.load_hardware(given["hw"])
+    baseline = baseline_scheme(hardware).name
+    name = scheme_name(scheme) if scheme else baseline
+    checkpoint = read_checkpoint(given["model"]) if name == AS_IS else None
+    model = load_model_and_warn(given["model"]) if checkpoint is None else checkpoint.model
     setting = setting_from(given, model)
     warn_of_foreign_sheets(setting, [hardware])
-    baseline = baseline_scheme(hardware).name
-    name = api.parse_scheme(scheme).name if scheme else baseline
-    rows = []
+    rows: list[PredictedBatch] = []
     for one in batches:
         here = replace(setting, batch=one)
         unquantized = replace(here, kv="")
+        where = deploy(hardware, model, here)
+        as_is = None if checkpoint is None else as_is_assignment(where, checkpoint, here.kv)
+        if as_is is not None and not rows:
+            warn(as_is.warnings)
         rows.append(
             PredictedBatch(
                 batch=one,
-                prediction=api.predict(hardware, model, name, here),
+                prediction=(
+                    api.predict(hardware, model, name, here)
+                    if as_is is None
+                    else predict_inference(where, as_is.assignment)
+                ),
                 baseline=api.predict(hardware, model, baseline, unquantized),
-                advice=predicted_advice(deploy(hardware, model, here), name, here.kv),
+                advice=predicted_advice(where, name, here.kv) if as_is is None else (),
             )
         )
     where = deploy(hardware, model, setting)

@@ -10,9 +10,16 @@ def command() -> None:
     """Schemes: how weights and activations are stored, and what multiplies them."""
 
 
-@command.command("list", epilog="Example: codesign scheme list --hw t4", context_settings=HELP)
+@command.command("list", epilog="Example: codesign scheme list --hw t4 --runtime vllm", context_settings=HELP)
 @click.option("--hw", "--hardware", "hw", metavar="NAME|FILE", help="Say for each scheme whether it runs there.")
-@click.option("--library", default="", metavar="NAME", help="With the kernels of this library; else the usual one.")
+@click.option(
+    "--library",
+    "--runtime",
+    "library",
+    default="",
+    metavar="NAME",
+    help="With the kernels of this library or runtime; else the usual one.",
+)
 @json_option
 def list_command(hw: str | None, library: str, as_json: bool) -> None:
     """List the schemes with their exact bits per weight."""

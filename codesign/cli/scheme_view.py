@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from codesign.cli.output import print_table, print_title
 from codesign.hardware.hardware import Hardware
-from codesign.schemes.capability import library_capability
+from codesign.schemes.capability import library_capability, shape_rule, size_multiples
 from codesign.schemes.catalog import SCHEMES
 from codesign.schemes.scheme import Scheme
 from codesign.table import Table
@@ -21,6 +21,8 @@ def capability_rows(hardware: Hardware, library: str) -> list[dict[str, object]]
     rows: list[dict[str, object]] = []
     for scheme in SCHEMES.values():
         answer = library_capability(scheme, hardware, library)
+        rule = shape_rule(scheme, hardware, library)
+        n_multiple, k_multiple = size_multiples(scheme, hardware, library)
         rows.append(
             {
                 "name": scheme.name,
@@ -29,13 +31,16 @@ def capability_rows(hardware: Hardware, library: str) -> list[dict[str, object]]
                 "math_dtype": answer.math_dtype,
                 "reason": answer.reason,
                 "source": answer.source,
+                "n_multiple": n_multiple,
+                "k_multiple": k_multiple,
+                "shape_source": rule.source if rule else None,
             }
         )
     return rows
 
 
 def print_capabilities(hardware: Hardware, library: str, rows: Sequence[dict[str, object]]) -> None:
-    """Print what runs natively, emulated and not at all."""
+    """Print what runs natively, emulated and not at all, and of which sizes."""
     print_title(f"{hardware.name} with {library}")
     cells = [
         (
@@ -43,8 +48,9 @@ def print_capabilities(hardware: Hardware, library: str, rows: Sequence[dict[str
             f"{row['bits_per_weight']:.4g}",
             str(row["level"]),
             str(row["math_dtype"] or "-"),
+            f"{row['n_multiple']} x {row['k_multiple']}" if row["math_dtype"] else "-",
             str(row["reason"]),
         )
         for row in rows
     ]
-    print_table(Table(("scheme", "bits/weight", "here", "math", "reason"), cells, right=(1,)))
+    print_table(Table(("scheme", "bits/weight", "here", "math", "n x k in", "reason"), cells, right=(1,)))

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass, replace
 
+from codesign.checkpoint.stored import Checkpoint
 from codesign.cost.advice import deployment_advice, uniform_kv_formats, uniform_schemes
 from codesign.cost.advice_text import Advice
+from codesign.cost.as_is import AS_IS, as_is_assignment
 from codesign.cost.deployment import Deployment, deploy, uniform_assignment
 from codesign.cost.inference import InferencePrediction, predict_inference
 from codesign.errors import CapabilityError
@@ -36,8 +38,13 @@ class MachineComparison:
     advice: tuple[Advice, ...] = ()
 
 
-def compare_machine(hardware: Hardware, model: Model, setting: Setting, schemes: tuple[str, ...]) -> MachineComparison:
-    """Predict the named schemes, or all candidates of the machine's library, on one machine; threads are a CPU's."""
+def compare_machine(
+    hardware: Hardware, model: Model, setting: Setting, schemes: tuple[str, ...], checkpoint: Checkpoint | None = None
+) -> MachineComparison:
+    """Predict the named schemes, or all candidates of the machine's library, on one machine; threads are a CPU's.
+
+    The name `as-is` stands for the schemes of the checkpoint.
+    """
     if hardware.kind != "cpu":
         setting = replace(setting, thread_count=None)
     library = deploy(hardware, model, replace(setting, batch=1)).target.library
@@ -49,12 +56,14 @@ def compare_machine(hardware: Hardware, model: Model, setting: Setting, schemes:
     except CapabilityError as error:
         results = tuple(SchemeResult(name, None, None, None, str(error)) for name in names)
         return MachineComparison(hardware.name, library, baseline, results)
-    results = tuple(_result(name, where, setting.kv, reference) for name in names)
+    results = tuple(_result(name, where, setting.kv, reference, checkpoint) for name in names)
     sixteen = uniform_assignment(where, parse_scheme(baseline))
     kv_formats = uniform_kv_formats(where, sixteen)
     if setting.kv in kv_formats:
         kv_formats = {setting.kv: kv_formats[setting.kv]}
-    advice = deployment_advice(where, sixteen, uniform_schemes(where, names), kv_formats)
+    advice = deployment_advice(
+        where, sixteen, uniform_schemes(where, tuple(name for name in names if name != AS_IS)), kv_formats
+    )
     return MachineComparison(hardware.name, library, baseline, results, advice)
 
 
@@ -62,9 +71,14 @@ def _predict(name: str, where: Deployment, kv: str) -> InferencePrediction:
     return predict_inference(where, uniform_assignment(where, parse_scheme(name), kv))
 
 
-def _result(name: str, where: Deployment, kv: str, reference: InferencePrediction) -> SchemeResult:
+def _result(
+    name: str, where: Deployment, kv: str, reference: InferencePrediction, checkpoint: Checkpoint | None
+) -> SchemeResult:
     try:
-        prediction = _predict(name, where, kv)
+        if name == AS_IS and checkpoint is not None:
+            prediction = predict_inference(where, as_is_assignment(where, checkpoint, kv).assignment)
+        else:
+            prediction = _predict(name, where, kv)
     except CapabilityError as error:
         return SchemeResult(name, None, None, None, str(error))
     decode = reference.tpot_s.value / prediction.tpot_s.value

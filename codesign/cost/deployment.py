@@ -146,4 +146,5 @@ def group_problem(group: FusedGroup, scheme: Scheme, deployment: Deployment) -> 
     else:
         parts = gpus if group.split == "column" else 1
         shapes = [(-(-layer.n // parts), layer.k) for layer in group.layers]
-    return next((problem for n, k in shapes if (problem := shape_problem(scheme, n, k, hardware))), None)
+    problems = (shape_problem(scheme, n, k, hardware, deployment.target.library) for n, k in shapes)
+    return next((problem for problem in problems if problem), None)

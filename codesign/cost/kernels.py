@@ -194,6 +194,7 @@ MEASURED_ALIKE = {
     "W8A16-g128": "W8A16",
     "W8A8-static": "W8A8",
     "FP8-channel": "FP8",
+    "FP8-dynamic": "FP8",
 }
 
 

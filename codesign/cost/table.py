@@ -219,7 +219,7 @@ def _legal_shapes(
     shapes, index = np.unique(np.stack([numbers["n"], numbers["k"]]), axis=1, return_inverse=True)
     problems = np.array(
         [
-            (shape_problem(parsed, int(n), int(k), target.hardware) or "") if np.isfinite(n + k) else ""
+            (shape_problem(parsed, int(n), int(k), target.hardware, target.library) or "") if np.isfinite(n + k) else ""
             for n, k in shapes.T
         ],
         dtype=object,

@@ -11,7 +11,10 @@ from typing import Any
 from codesign.errors import InputError, did_you_mean
 from codesign.files import parse_json, read_text
 from codesign.model.architectures import build_model, config_warnings
+from codesign.model.gguf_file import read_gguf
+from codesign.model.gguf_model import gguf_model, refuse_unknown_types
 from codesign.model.layers import Model
+from codesign.model.weight_files import GGUF_SUFFIX, WEIGHT_SUFFIX, weight_path
 
 MAX_CONFIG_BYTES = 8 * 2**20
 MAX_CONFIG_DEPTH = 64
@@ -19,7 +22,9 @@ _CATALOG = Path(__file__).resolve().parent / "catalog"
 
 
 def load_model(name_or_path: str | os.PathLike[str]) -> Model:
-    """Return a model by catalog name, Hugging Face id, config.json or folder; InputError says what is wrong.
+    """Return a model by catalog name, Hugging Face id, or path; InputError says what is wrong.
+
+    A path leads to a config.json, its folder, a file of weights beside it, or a GGUF file.
 
     A name of the catalog wins over a folder of that name; write `./NAME` for the folder.
     """
@@ -66,20 +71,38 @@ def _known_name(name: str) -> str | None:
     return wanted if wanted in list_models() else _other_names().get(wanted)
 
 
+def is_model_path(given: str) -> bool:
+    """Return whether a text leads to a file or folder, not to the catalog, whose names win."""
+    return _known_name(given) is None and _is_path(given)
+
+
 def _is_path(given: str) -> bool:
-    return given.endswith(".json") or given.startswith((".", "/", "~")) or os.path.exists(given)
+    return (
+        given.endswith((".json", WEIGHT_SUFFIX, GGUF_SUFFIX))
+        or given.startswith((".", "/", "~"))
+        or os.path.exists(given)
+    )
 
 
 def _load_file(given: str) -> tuple[Model, tuple[str, ...]]:
     if "\0" in given:
         raise InputError(f"{_shown(given)}: a path cannot hold a zero byte.")
     path = Path(os.path.expanduser(given))
-    path = path / "config.json" if os.path.isdir(path) else path
+    weights = None if os.path.exists(path / "config.json") else weight_path(given)
+    if weights is not None and weights.suffix.lower() == GGUF_SUFFIX:
+        return _load_gguf(weights), ()
+    path = path / "config.json" if os.path.isdir(path) else path if weights is None else path.with_name("config.json")
     where = _shown(str(path))
     values = parse_json(read_text(path, MAX_CONFIG_BYTES, "model config"), where, MAX_CONFIG_DEPTH)
     model = build_model(values, where)
     folder = os.path.basename(os.path.dirname(os.path.abspath(path)))
     return replace(model, name=_shown(folder) or model.name), config_warnings(values, where)
+
+
+def _load_gguf(path: Path) -> Model:
+    file = read_gguf(path)
+    refuse_unknown_types(file)
+    return gguf_model(file)
 
 
 @lru_cache(maxsize=64)

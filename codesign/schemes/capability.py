@@ -1,12 +1,13 @@
 """What runs where: a scheme on a machine, in a library, for a matrix. The facts are in the two tables."""
 
+import math
 import re
 from dataclasses import dataclass
 
 from codesign.errors import InputError, did_you_mean
 from codesign.hardware.hardware import Constraints, Hardware
 from codesign.model.layers import Role
-from codesign.schemes.capability_table import HARDWARE_RULES, SHAPE_RULES, Level, Rule
+from codesign.schemes.capability_table import HARDWARE_RULES, SHAPE_RULES, Level, Rule, ShapeRule
 from codesign.schemes.catalog import parse_scheme
 from codesign.schemes.kv import KV_FORMATS, KvFormat
 from codesign.schemes.library_table import (
@@ -174,11 +175,30 @@ def candidate_kv_formats(hardware: Hardware, library: str = "") -> tuple[KvForma
     return allowed if sixteen is None else (sixteen, *allowed)
 
 
-def shape_problem(scheme: Scheme, n: int, k: int, hardware: Hardware) -> str | None:
-    """Return why no known kernel multiplies an [n, k] matrix of this scheme on this machine, or None."""
+def shape_problem(scheme: Scheme, n: int, k: int, hardware: Hardware, library: str = "") -> str | None:
+    """Return why no known kernel of the library multiplies an [n, k] matrix of this scheme there, or None."""
     if not scheme.quantized:
         return None
-    return _block_problem(scheme, k) or _kernel_shape_problem(scheme, n, k, hardware)
+    return _block_problem(scheme, k) or _kernel_shape_problem(scheme, n, k, hardware, library)
+
+
+def shape_rule(scheme: Scheme, hardware: Hardware, library: str = "") -> ShapeRule | None:
+    """Return which divisors of n and k the library's kernels need, None if any size will do."""
+    chosen = library_of(library, hardware).name
+    for rule in SHAPE_RULES:
+        here = not rule.libraries or chosen in rule.libraries
+        if here and _named(scheme, rule.schemes) and rule.where.matches(hardware):
+            return rule
+    return None
+
+
+def size_multiples(scheme: Scheme, hardware: Hardware, library: str = "") -> tuple[int, int]:
+    """Return of what n and k must be multiples for the scheme to be stored and multiplied there."""
+    rule = shape_rule(scheme, hardware, library) if scheme.quantized else None
+    n, k = (rule.n_divisor, rule.k_divisor) if rule else (1, 1)
+    stored = 1 if scheme.weights.flattened else scheme.scale_block or 1
+    step = hardware.constraints.alignment_elements
+    return math.lcm(n, step), math.lcm(k, step, stored, scheme.weights.block_size)
 
 
 def _block_problem(scheme: Scheme, k: int) -> str | None:
@@ -193,11 +213,11 @@ def _block_problem(scheme: Scheme, k: int) -> str | None:
     return None
 
 
-def _kernel_shape_problem(scheme: Scheme, n: int, k: int, hardware: Hardware) -> str | None:
-    for rule in SHAPE_RULES:
-        if _named(scheme, rule.schemes) and rule.where.matches(hardware) and (n % rule.n_divisor or k % rule.k_divisor):
-            needs = f"n a multiple of {rule.n_divisor} and k of {rule.k_divisor}"
-            return f"{scheme} kernels need {needs} ({rule.reason}: {rule.source}); here n = {n}, k = {k}."
+def _kernel_shape_problem(scheme: Scheme, n: int, k: int, hardware: Hardware, library: str) -> str | None:
+    rule = shape_rule(scheme, hardware, library)
+    if rule is not None and (n % rule.n_divisor or k % rule.k_divisor):
+        needs = f"n a multiple of {rule.n_divisor} and k of {rule.k_divisor}"
+        return f"{scheme} kernels need {needs} ({rule.reason}: {rule.source}); here n = {n}, k = {k}."
     step = hardware.constraints.alignment_elements
     if n % step or k % step:
         return f"{hardware.title} needs n and k in multiples of {step}; here n = {n}, k = {k}."

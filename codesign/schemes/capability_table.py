@@ -132,9 +132,13 @@ HARDWARE_RULES: tuple[Rule, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class ShapeRule:
-    """Sizes that the kernels of these schemes (families or names) need, as divisors of n and k."""
+    """Sizes that the kernels of these schemes (families or names) need, as divisors of n and k.
+
+    `libraries` are those whose kernels they are; empty where the hardware itself asks for it.
+    """
 
     schemes: tuple[str, ...]
+    libraries: tuple[str, ...]
     where: Where
     n_divisor: int
     k_divisor: int
@@ -143,22 +147,36 @@ class ShapeRule:
 
 
 _NVIDIA = Where(vendors=("nvidia",))
+_X86 = Where(kinds=("cpu",), isa_none=("neon",))
 _MARLIN_SOURCE = (
     "vLLM, quantization/utils/marlin_utils.py: GPTQ_MARLIN_MIN_THREAD_N = 64, GPTQ_MARLIN_MIN_THREAD_K = 128"
 )
+_TRTLLM_SOURCE = (
+    "TensorRT-LLM, kernels/cutlass_kernels/cutlass_preprocessors.cpp: num_cols % MMA_SHAPE_N, num_rows % B_ROWS_PER_MMA"
+)
 
 SHAPE_RULES: tuple[ShapeRule, ...] = (
-    ShapeRule(("w4a16", "w8a16", "fp4-a16"), _NVIDIA, 64, 128, "Marlin tiles", _MARLIN_SOURCE),
+    ShapeRule(("w4a16", "w8a16", "fp4-a16"), ("vllm", "sglang"), _NVIDIA, 64, 128, "Marlin tiles", _MARLIN_SOURCE),
+    ShapeRule(("w4a16",), ("trtllm",), _NVIDIA, 8, 32, "interleaved rows of the mixed-input GEMM", _TRTLLM_SOURCE),
+    ShapeRule(("w8a16",), ("trtllm",), _NVIDIA, 8, 16, "interleaved rows of the mixed-input GEMM", _TRTLLM_SOURCE),
     ShapeRule(
-        ("w8a8", "w4a8", "fp8"), Where(vendors=("nvidia", "amd")), 16, 16, "tensor-core operands start on 16 bytes",
+        ("w4a16",), ("torch",), _NVIDIA, 8, 32, "tinygemm tiles",
+        "PyTorch, native/cuda/int4mm.cu: kNTileSize = 8, k a multiple of innerKTiles (2 at least) * kKTileSize (16)",
+    ),
+    ShapeRule(
+        ("w4a16",), ("torch",), _X86, 16, 2, "packed int4 rows",
+        "PyTorch, native/LinearAlgebra.cpp: _convert_weight_to_int4pack_for_cpu checks N % 16",
+    ),
+    ShapeRule(
+        ("w8a8", "w4a8", "fp8"), (), Where(vendors=("nvidia", "amd")), 16, 16, "tensor-core operands start on 16 bytes",
         "vLLM, csrc/quantization/w8a8/cutlass/scaled_mm_entry.cu: 16-byte alignment; torch._scaled_mm asks the same",
     ),
     ShapeRule(
-        ("mxfp8", "mxfp6", "mxfp4", "nvfp4"), Where(vendors=("nvidia", "amd")), 32, 32, "block-scaled operands",
+        ("mxfp8", "mxfp6", "mxfp4", "nvfp4"), (), Where(vendors=("nvidia", "amd")), 32, 32, "block-scaled operands",
         "vLLM, csrc/quantization/fp4/nvfp4_scaled_mm_kernels.cu: alignment of 32; MX blocks hold 32 values",
     ),
     ShapeRule(
-        ("w4a4",), _NVIDIA, 32, 32, "int4 operands start on 16 bytes",
+        ("w4a4",), (), _NVIDIA, 32, 32, "int4 operands start on 16 bytes",
         "CUTLASS int4 tensor-op GEMM: alignment of 32 elements",
     ),
 )  # fmt: skip

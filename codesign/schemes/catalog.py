@@ -3,6 +3,7 @@
 import functools
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from codesign.errors import InputError, did_you_mean
@@ -82,6 +83,7 @@ def _fixed_schemes() -> tuple[Scheme, ...]:
         _float("BF16", "bf16", 16, ("fp16", "fp32"), "16-bit brain float, the usual baseline"),
         _float("FP16", "fp16", 16, ("bf16", "fp32"), "16-bit float"),
         _fp8("FP8", PerTensor(), per_tensor, "per tensor, static activations"),
+        _fp8("FP8-dynamic", PerTensor(), replace(per_tensor, dynamic=True), "per tensor, activations too, at run time"),
         _fp8("FP8-channel", PerChannel(), per_token, "per channel, activations per token"),
         _fp8("FP8-block", PerBlock(128, 128), per_128, "in 128x128 blocks, activations per 128"),
         _nf4(),
@@ -119,7 +121,8 @@ _CATALOG_NAMES = (
     "W4A16", "W4A16-g32", "W4A16-g64", "W4A16-g128", "W4A16-g128-asym",
     "W3A16", "W3A16-g64", "W3A16-g128", "W2A16", "W2A16-g64", "W2A16-g128", "W1A16-g128",
     "W8A8", "W8A8-static", "W8A8-tensor", "W4A8", "W4A8-g128", "W4A4", "W4A4-g128",
-    "FP8", "FP8-channel", "FP8-block", "NF4", "MXFP8", "MXFP6", "MXFP4", "MXFP4-A16", "NVFP4", "NVFP4-A16",
+    "FP8", "FP8-dynamic", "FP8-channel", "FP8-block",
+    "NF4", "MXFP8", "MXFP6", "MXFP4", "MXFP4-A16", "NVFP4", "NVFP4-A16",
     *(scheme.name for scheme in gguf_schemes()),
 )  # fmt: skip
 

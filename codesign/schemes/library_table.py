@@ -65,7 +65,7 @@ _MARLIN_INTEGERS = (
     "W4A16-g128", "W4A16-g64", "W4A16-g32", "W4A16", "W4A16-g128-asym", "W4A16-g64-asym", "W4A16-g32-asym",
     "W8A16", "W8A16-g128", "W8A16-g64", "W8A16-g32",
 )  # fmt: skip
-_FP8S = ("FP8", "FP8-channel", "FP8-block")
+_FP8S = ("FP8", "FP8-dynamic", "FP8-channel", "FP8-block")
 _INT8S = ("W8A8", "W8A8-static", "W8A8-tensor")
 _GGUF = tuple(name for name, scheme in SCHEMES.items() if scheme.family == "gguf")
 # FP8 pays where it is multiplied natively; elsewhere W8A16 stores as few bits. Likewise NVFP4 and W4A16.
