@@ -1,10 +1,11 @@
-"""`codesign plan`: which scheme for which layer; `codesign plan show`: a written plan again."""
+"""`codesign plan`: which scheme for which layer; `plan show`: a written plan again; `plan export`: as a recipe."""
 
 from pathlib import Path
 from typing import Any
 
 import click
 
+from codesign.cli import plan_export
 from codesign.cli.options import (
     HELP,
     Count,
@@ -169,3 +170,6 @@ def show(file: str, layers: bool, as_json: bool) -> None:
         click.echo(plan_json(plan), nl=False)
     else:
         print_plan(plan, every_group=layers)
+
+
+command.add_command(plan_export.command)

@@ -10,7 +10,7 @@ from codesign.cost.workload import Workload
 from codesign.errors import CapabilityError
 from codesign.hardware.hardware import Hardware
 from codesign.model.groups import SIXTEEN_BIT_GROUPS, FusedGroup, fused_groups
-from codesign.model.layers import Model
+from codesign.model.layers import Attention, Layer, Model
 from codesign.schemes.capability import (
     baseline_scheme,
     candidate_kv_formats,
@@ -127,6 +127,18 @@ def unique_groups(groups: tuple[FusedGroup, ...]) -> tuple[FusedGroup, ...]:
     return tuple({group.signature: group for group in reversed(groups)}.values())
 
 
+def shard_outputs(layer: Layer, deployment: Deployment) -> int:
+    """Return the outputs that each device has of a layer divided by columns; KV heads are repeated, not divided.
+
+    Source: vLLM, model_executor/layers/linear.py, QKVParallelLinear (num_kv_head_replicas).
+    """
+    part = -(-layer.n // deployment.target.gpu_count)
+    if layer.role in ("k", "v") and layer.block_index is not None:
+        attention = deployment.model.blocks[layer.block_index].attention
+        return max(part, attention.head_dim) if isinstance(attention, Attention) else part
+    return part
+
+
 def group_problem(group: FusedGroup, scheme: Scheme, deployment: Deployment) -> str | None:
     """Return why this group cannot take the scheme: its role, its shape, or the shape of its shards; None if it can."""
     if not scheme.quantized:
@@ -144,7 +156,7 @@ def group_problem(group: FusedGroup, scheme: Scheme, deployment: Deployment) -> 
     elif group.split == "row":
         shapes = [(layer.n, -(-layer.k // gpus)) for layer in group.layers]
     else:
-        parts = gpus if group.split == "column" else 1
-        shapes = [(-(-layer.n // parts), layer.k) for layer in group.layers]
+        columns = group.split == "column"
+        shapes = [(shard_outputs(layer, deployment) if columns else layer.n, layer.k) for layer in group.layers]
     problems = (shape_problem(scheme, n, k, hardware, deployment.target.library) for n, k in shapes)
     return next((problem for problem in problems if problem), None)
