@@ -15,7 +15,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9.+-]{0,79}")
 def profile_folder() -> Path:
     """Return the folder of the shipped profiles: inside the installed package, else beside it in a checkout."""
     package = Path(__file__).resolve().parent.parent
-    installed = package / "_hwprofiles"
+    installed = package / "hwprofiles"
     return installed if installed.is_dir() else package.parent / "hwprofiles"
 
 
