@@ -4,6 +4,7 @@
 #include "common/cpu.h"
 #include "common/pages.h"
 #include "common/pool.h"
+#include "roofs/bindings.h"
 
 namespace nb = nanobind;
 
@@ -22,4 +23,5 @@ void bind_common(nb::module_ &m) {
 
 NB_MODULE(_native, m) {
     bind_common(m);
+    bind_roofs(m);
 }

@@ -79,3 +79,35 @@ def new(base: str, name: str | None, out: str | None, force: bool) -> None:
         write_atomic(path, text)
     else:
         click.echo(text, nl=False)
+
+
+@command.command(epilog="Example: codesign hw measure -o local.yaml", context_settings=HELP)
+@click.option("--name", metavar="NAME", help="Name of this machine; else that of the file, or of its processor.")
+@click.option("-o", "--out", metavar="FILE", help="Write the profile here; else the table alone is shown.")
+@click.option("--force", is_flag=True, help="Replace an existing file.")
+@json_option
+def measure(name: str | None, out: str | None, force: bool, as_json: bool) -> None:
+    """Measure the roofs of this machine's processor: bandwidths, peak rates, overheads. About 20 seconds."""
+    import datetime
+
+    from codesign.cli.hw_view import print_roofs, roofs_record
+    from codesign.cli.output import print_json, print_line, progress
+    from codesign.files import write_atomic
+    from codesign.hardware.detect import detect_processor
+    from codesign.hardware.local import Provenance, local_profile, profile_name
+    from codesign.hardware.probe import measure_roofs
+
+    path = output_path(out, force=force)
+    processor = detect_processor()
+    with progress("measuring") as report:
+        roofs = measure_roofs(report)
+    chosen = name or (path.stem.lower() if path else profile_name(processor))
+    if path:
+        provenance = Provenance(datetime.date.today().isoformat(), "codesign hw measure")
+        write_atomic(path, local_profile(chosen, processor, roofs, provenance))
+    if as_json:
+        print_json(roofs_record(processor, roofs), "roofs")
+        return
+    print_roofs(processor, roofs)
+    if path:
+        print_line(f"Written: {path}. Use it: codesign plan --hw {path} --model NAME")

@@ -5,9 +5,12 @@ from typing import Any
 
 from codesign.cli.output import print_line, print_table, print_title
 from codesign.codec import to_plain
+from codesign.hardware.detect import Processor
 from codesign.hardware.hardware import MATH_DTYPES, Hardware
+from codesign.hardware.probe import RATES, Measured, Roofs
 from codesign.table import Table
 from codesign.units import (
+    GIGA,
     format_bytes_per_s,
     format_flop_per_s,
     format_gib,
@@ -64,3 +67,48 @@ def hardware_record(hardware: Hardware) -> dict[str, Any]:
     record["isa"] = sorted(hardware.isa)
     plain: dict[str, Any] = to_plain(record)
     return plain
+
+
+def print_roofs(processor: Processor, roofs: Roofs) -> None:
+    """Print bandwidths by working set and threads, peak rates by threads, and overheads."""
+    print_title(f"{processor.title}, {processor.core_count} cores; probes: {roofs.variant}")
+    print_line(
+        f"clock {roofs.clock_hz.value / GIGA:.2f} GHz; a call {format_seconds(roofs.call_s.value)}, handing it to all "
+        f"threads {format_seconds(roofs.fork_join_s[processor.core_count].value)}"
+    )
+    rows = [
+        (str(one.threads), format_gib(one.working_set_bytes), _gb_per_s(one.read_bytes_per_s),
+         _gb_per_s(one.copy_bytes_per_s), "")
+        for one in roofs.bandwidths
+    ]  # fmt: skip
+    print_table(Table(("threads", "working set", "read GB/s", "copy GB/s", ""), rows, right=(0, 1, 2, 3)))
+    counts = sorted({threads for _, threads in roofs.peak_flop_per_s})
+    peaks = [
+        (rate, *(_gflop_per_s(roofs.peak_flop_per_s[rate, n]) for n in counts), "")
+        for rate in RATES
+        if (rate, counts[0]) in roofs.peak_flop_per_s
+    ]
+    headers = ("peak Gflop/s", *(f"{n} thread{'s' if n > 1 else ''}" for n in counts), "")
+    print_table(Table(headers, peaks, right=tuple(range(1, 1 + len(counts)))))
+    print_line("Medians of 7 samples; +- is half of the middle half. A copied byte counts twice, read and written.")
+
+
+def _gb_per_s(measured: Measured) -> str:
+    return f"{measured.value / GIGA:.1f} ±{50 * measured.spread_fraction:.0f} %"
+
+
+def _gflop_per_s(measured: Measured) -> str:
+    return f"{measured.value / GIGA:,.0f} ±{50 * measured.spread_fraction:.0f} %"
+
+
+def roofs_record(processor: Processor, roofs: Roofs) -> dict[str, Any]:
+    """Return the roofs as plain JSON values."""
+    peaks = [
+        {"math_dtype": rate, "threads": threads, "flop_per_s": to_plain(found)}
+        for (rate, threads), found in roofs.peak_flop_per_s.items()
+    ]
+    return {
+        "processor": to_plain(processor), "variant": roofs.variant, "clock_hz": to_plain(roofs.clock_hz),
+        "call_s": to_plain(roofs.call_s), "peaks": peaks, "bandwidths": to_plain(roofs.bandwidths),
+        "fork_join": [{"threads": n, "seconds": to_plain(found)} for n, found in roofs.fork_join_s.items()],
+    }  # fmt: skip

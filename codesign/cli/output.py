@@ -2,7 +2,8 @@
 
 import sys
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 from codesign.codec import to_plain
@@ -71,6 +72,19 @@ def _room(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
     """Return the width that keeps all columns but the last one whole."""
     widths = [max(len(cell) for cell in column) for column in zip(headers, *rows, strict=True)]
     return sum(widths[:-1]) + COLUMN_GAP * len(widths) + min(widths[-1], LAST_COLUMN_WIDTH)
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Callable[[str], None]]:
+    """Show on a terminal what is being done, on standard error; silent where it is piped."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    import rich.console
+
+    console = rich.console.Console(file=sys.stderr, highlight=False, markup=False, emoji=False)
+    with console.status(title) as status:
+        yield lambda step: status.update(plain(f"{title}: {step}"))
 
 
 def _console(needed: int = 0) -> Any:

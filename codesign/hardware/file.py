@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import get_args
 
 from codesign.errors import InputError
@@ -215,14 +216,28 @@ def _compute_capability(top: Section) -> tuple[int, int] | None:
 
 
 def _memory(section: Section, facts: _Facts) -> Memory:
-    section.check_keys(("technology", "capacity_gib", "bandwidth_gb_per_s", "sustained_fraction"), ("ecc",))
+    section.check_keys(
+        ("technology", "capacity_gib", "bandwidth_gb_per_s", "sustained_fraction"), ("ecc", "thread_bandwidth_gb_per_s")
+    )
     return Memory(
         technology=section.text("technology"),
         capacity_bytes=facts.number(section, "capacity_gib"),
         bandwidth_bytes_per_s=facts.number(section, "bandwidth_gb_per_s"),
         sustained_fraction=facts.number(section, "sustained_fraction"),
         ecc=section.boolean("ecc") if "ecc" in section else None,
+        thread_bytes_per_s=MappingProxyType(_by_threads(section, facts)),
     )
+
+
+def _by_threads(memory: Section, facts: _Facts) -> dict[int, float]:
+    """Return the bandwidth that some threads reach, by their count."""
+    if "thread_bandwidth_gb_per_s" not in memory:
+        return {}
+    section = memory.section("thread_bandwidth_gb_per_s", "a mapping of thread counts to bandwidths")
+    for key in section.entries.values:
+        if not re.fullmatch("[1-9][0-9]{0,5}", key):
+            section.refuse(key, "no count of threads; write a whole number in quotes.")
+    return {int(key): facts.number(section, key, QUANTITIES["bandwidth_gb_per_s"]) for key in section.entries.values}
 
 
 def _cache(section: Section, facts: _Facts) -> Cache:

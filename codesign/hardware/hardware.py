@@ -1,7 +1,8 @@
 """What a machine can do. SI units only; every number has a source in `Hardware.sources`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal
 
 HardwareKind = Literal["gpu", "cpu", "npu"]
@@ -22,13 +23,14 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """The main memory that holds weights and KV cache."""
+    """The main memory that holds weights and KV cache; on a measured CPU also what each count of threads reads."""
 
     technology: str
     capacity_bytes: float
     bandwidth_bytes_per_s: float
     sustained_fraction: float
     ecc: bool | None = None
+    thread_bytes_per_s: Mapping[int, float] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def sustained_bytes_per_s(self) -> float:

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "codesign"
-ORDER = ("hardware", "model", "schemes", "native", "checkpoint", "cost", "quality", "plan", "profiler", "report", "cli")
+ORDER = ("native", "hardware", "model", "schemes", "checkpoint", "cost", "quality", "plan", "profiler", "report", "cli")
 SHARED = {"errors", "units", "files", "yaml_file", "codec", "setting", "table"}
 
 

@@ -209,5 +209,5 @@ def test_an_installed_package_looks_inside_itself_first(tmp_path: Path, monkeypa
     (package / "hardware").mkdir(parents=True)
     monkeypatch.setattr(folder, "__file__", str(package / "hardware" / "folder.py"))
     assert folder.profile_folder() == tmp_path / "hwprofiles"
-    (package / "_hwprofiles").mkdir()
-    assert folder.profile_folder() == package / "_hwprofiles"
+    (package / "hwprofiles").mkdir()
+    assert folder.profile_folder() == package / "hwprofiles"

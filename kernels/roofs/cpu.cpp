@@ -1,0 +1,114 @@
+#include "roofs.h"
+
+#include "common/cpu.h"
+#include "common/pool.h"
+#include "variants.h"
+
+#include <cstddef>
+#include <vector>
+
+namespace {
+
+constexpr int64_t CHUNK = 4096; // parts of threads begin on pages
+
+const codesign_roof_variant *const VARIANTS[CODESIGN_ISA_COUNT] = {
+#if defined(CODESIGN_HAS_avx512)
+    &codesign_roof_scalar, &codesign_roof_avx2, &codesign_roof_avx512vnni, &codesign_roof_avx512, nullptr, nullptr,
+#elif defined(CODESIGN_HAS_i8mm)
+    &codesign_roof_scalar, nullptr, nullptr, nullptr, &codesign_roof_dotprod, &codesign_roof_i8mm,
+#else
+    &codesign_roof_scalar, nullptr, nullptr, nullptr, nullptr, nullptr,
+#endif
+};
+
+const codesign_roof_variant *variant_of(int32_t isa) {
+    if (isa == CODESIGN_ISA_BEST) isa = codesign_isa_best();
+    return codesign_isa_runs(isa) && VARIANTS[isa] ? VARIANTS[isa] : VARIANTS[CODESIGN_ISA_SCALAR];
+}
+
+struct Part {
+    int64_t begin, bytes;
+};
+
+Part part_of(int64_t bytes, int32_t thread, int32_t threads) {
+    const int64_t each = bytes / threads / CHUNK * CHUNK;
+    return {thread * each, each};
+}
+
+// Results of threads lie on cache lines of their own.
+struct alignas(128) Result {
+    uint64_t bits = 0;
+    double value = 0;
+};
+
+struct Work {
+    const codesign_roof_variant *variant;
+    char *target;
+    const char *source;
+    int64_t bytes, passes;
+    int32_t rate;
+    std::vector<Result> *results;
+};
+
+void read_part(void *context, int32_t thread, int32_t threads) {
+    const Work &work = *(Work *)context;
+    const Part part = part_of(work.bytes, thread, threads);
+    (*work.results)[std::size_t(thread)].bits = work.variant->read(work.source + part.begin, part.bytes, work.passes);
+}
+
+void copy_part(void *context, int32_t thread, int32_t threads) {
+    const Work &work = *(Work *)context;
+    const Part part = part_of(work.bytes, thread, threads);
+    work.variant->copy(work.target + part.begin, work.source + part.begin, part.bytes, work.passes);
+}
+
+void compute_part(void *context, int32_t thread, int32_t) {
+    const Work &work = *(Work *)context;
+    (*work.results)[std::size_t(thread)].value = work.variant->compute[work.rate](work.passes);
+}
+
+} // namespace
+
+uint64_t codesign_roof_read(int32_t isa, const void *memory, int64_t bytes, int64_t passes, int32_t threads) {
+    std::vector<Result> results(static_cast<std::size_t>(threads));
+    Work work{variant_of(isa), nullptr, (const char *)memory, bytes, passes, 0, &results};
+    codesign_parallel(threads, read_part, &work);
+    uint64_t sum = 0;
+    for (const Result &one : results) sum += one.bits;
+    return sum;
+}
+
+uint64_t codesign_roof_copy(int32_t isa, void *target, const void *source, int64_t bytes, int64_t passes, int32_t threads) {
+    Work work{variant_of(isa), (char *)target, (const char *)source, bytes, passes, 0, nullptr};
+    codesign_parallel(threads, copy_part, &work);
+    return ((const unsigned char *)target)[0];
+}
+
+double codesign_roof_flop(int32_t isa, int32_t rate, int64_t steps) {
+    if (rate < 0 || rate >= CODESIGN_ROOF_RATES) return 0;
+    return variant_of(isa)->flop_per_step[rate] * double(steps);
+}
+
+double codesign_roof_compute(int32_t isa, int32_t rate, int64_t steps, int32_t threads) {
+    std::vector<Result> results(static_cast<std::size_t>(threads));
+    Work work{variant_of(isa), nullptr, nullptr, 0, steps, rate, &results};
+    if (codesign_roof_flop(isa, rate, steps) == 0) return 0;
+    codesign_parallel(threads, compute_part, &work);
+    double sum = 0;
+    for (const Result &one : results) sum += one.value;
+    return sum;
+}
+
+uint64_t codesign_roof_clock(int64_t steps) {
+    uint64_t value = 1;
+    for (int64_t i = 0; i < steps / 16; i++) {
+#if defined(__x86_64__)
+        asm volatile(".rept 16\n\tadd $1, %0\n\t.endr" : "+r"(value));
+#elif defined(__aarch64__)
+        asm volatile(".rept 16\n\tadd %0, %0, #1\n\t.endr" : "+r"(value));
+#else
+        for (int j = 0; j < 16; j++) asm volatile("" : "+r"(value) : : ), value += 1;
+#endif
+    }
+    return value;
+}
