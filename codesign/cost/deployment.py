@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 
-from codesign.cost.engine import DEFAULT_ENGINE, ENGINE_CLASSES, EngineClass, engine_class, with_threads
+from codesign.cost.engine import DEFAULT_ENGINE, ENGINE_CLASSES, EngineClass, engine_class
 from codesign.cost.kernels import scheme_math
 from codesign.cost.sheet_file import read_sheets
 from codesign.cost.target import Target
 from codesign.cost.workload import Workload
 from codesign.errors import CapabilityError
 from codesign.hardware.hardware import Hardware
+from codesign.hardware.threads import with_threads
 from codesign.model.groups import SIXTEEN_BIT_GROUPS, FusedGroup, fused_groups
 from codesign.model.layers import Attention, Layer, Model
 from codesign.schemes.capability import (

@@ -1,16 +1,16 @@
 """The program that issues the kernels: how long the host needs for a step that nobody captured or compiled.
 
-Also how many threads a CPU program runs. Measured on published results; see docs/scoreboard.md.
+Measured on published results; see docs/scoreboard.md.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from codesign.cost.origin import Origin
 from codesign.cost.prediction import Prediction, StageTime
 from codesign.errors import InputError, did_you_mean
-from codesign.hardware.hardware import Hardware, Memory
+from codesign.hardware.hardware import Hardware
 from codesign.model.groups import FusedGroup
 from codesign.schemes.scheme import Scheme
 
@@ -122,25 +122,3 @@ def host_wait(device_s: Prediction, issued_s: Prediction) -> StageTime:
         )
     )
     return StageTime(Prediction(value, low, high, issued_s.origin), 0.0, 0.0, value)
-
-
-def with_threads(hardware: Hardware, thread_count: int) -> Hardware:
-    """Return a CPU of which only some cores work: arithmetic goes with the cores.
-
-    Bandwidth is what that many threads were measured to read. Where nothing was measured it stays: a few threads fill
-    the memory bus; published rates of arithmetic-bound prefill grow by 1.7 to 2.0 when threads double (4 to 16
-    threads, x86 and Arm), those of decode by 1.0 above 4 threads of a desktop.
-    Source: ik_llama.cpp pull request 13, llama.cpp pull request 7487, microsoft/T-MAC README.
-    """
-    share = min(1.0, thread_count / hardware.unit_count)
-    peaks = {name: rate * share for name, rate in hardware.peak_flop_per_s.items()}
-    return replace(hardware, peak_flop_per_s=MappingProxyType(peaks), memory=_memory_of(hardware.memory, thread_count))
-
-
-def _memory_of(memory: Memory, thread_count: int) -> Memory:
-    """Return memory with the bandwidth of the nearest measured count of threads that is not larger."""
-    if not memory.thread_bytes_per_s:
-        return memory
-    counts = sorted(memory.thread_bytes_per_s)
-    nearest = max((count for count in counts if count <= thread_count), default=counts[0])
-    return replace(memory, bandwidth_bytes_per_s=memory.thread_bytes_per_s[nearest])

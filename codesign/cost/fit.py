@@ -1,6 +1,7 @@
 """Fit all operations of a measured table on one machine with one library, each on its own."""
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,9 +16,10 @@ from codesign.cost.collective_time import COLLECTIVE_KEY
 from codesign.cost.collectives import COMMON_LIBRARY, connecting_link
 from codesign.cost.fit_attention import AttentionRows, fit_attention_decode, fit_attention_prefill
 from codesign.cost.fit_collective import CollectiveRows, fit_collective
+from codesign.cost.fit_cpu_gemm import fit_cpu_gemm
 from codesign.cost.fit_gemm import GemmRows, fit_gemm
 from codesign.cost.fit_moe import MoeRows, fit_moe
-from codesign.cost.kernels import sheet_key
+from codesign.cost.kernels import KERNEL_SIGN, kernel_key, sheet_key
 from codesign.cost.sheet import UNKNOWN_VERSION, Calibration
 from codesign.cost.table import OPERATIONS, Columns, attention_shape, expert_shape, operation_numbers
 from codesign.cost.table_file import kernel_columns
@@ -70,10 +72,11 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Rows that share operation and scheme (or KV format and head dimension)."""
+    """Rows that share operation, scheme (or KV format and head dimension) and kernel, where one is named."""
 
     operation: str
     scheme: str
+    kernel: str
     rows: Rows
     numbers: Mapping[str, FloatArray]
     seconds: FloatArray
@@ -140,6 +143,7 @@ def fit_frame(frame: "DataFrame", hardware: Hardware) -> FrameFit:
     refusals: list[FitRefusal] = []
     calibrations: dict[Key, Calibration] = {}
     rows: dict[Key, Rows] = {}
+    several: dict[Key, list[_Part]] = defaultdict(list)
     for part in _parts(frame, refusals):
         try:
             key = (part.operation, part_key(part))
@@ -147,9 +151,27 @@ def fit_frame(frame: "DataFrame", hardware: Hardware) -> FrameFit:
                 raise InputError(f"sheets hold it as {key[1]}, which is fitted from other rows of this table.")
             calibrations[key] = FITTERS[part.operation](part, hardware)
             rows[key] = part.rows
+            if part.kernel:
+                several[part.operation, key[1].split(KERNEL_SIGN)[0]].append(part)
         except CodesignError as error:
             refusals.append(FitRefusal(part.operation, part.scheme, len(part.rows), str(error)))
+    for key, parts in several.items():
+        fastest = (key[0], part_key(_fastest(parts)))
+        calibrations[key], rows[key] = calibrations[fastest], rows[fastest]
     return FrameFit(calibrations, rows, tuple(refusals))
+
+
+def _fastest(parts: list[_Part]) -> _Part:
+    """Return the kernel that is fastest, as a geometric mean, on the cases that all have measured; first of equals.
+
+    Where no case is common to all, the kernel of most rows.
+    """
+    times = [dict(zip(zip(*part.numbers.values(), strict=True), part.seconds, strict=True)) for part in parts]
+    common = set.intersection(*(set(cases) for cases in times))
+    if not common:
+        return max(parts, key=lambda part: len(part.rows))
+    means = [np.mean(np.log([cases[case] for case in common])) for cases in times]
+    return parts[int(np.argmin(means))]
 
 
 def _parts(frame: "DataFrame", refusals: list[FitRefusal]) -> Iterator[_Part]:
@@ -166,12 +188,15 @@ def _parts(frame: "DataFrame", refusals: list[FitRefusal]) -> Iterator[_Part]:
         numbers, usable = operation_numbers(OPERATIONS[op], columns, of_op, reasons)
         for reason in sorted(set(reasons[of_op[~usable]])):
             refusals.append(FitRefusal(op, "", int((reasons == reason).sum()), f"{reason}."))
-        schemes = _schemes(op, columns, of_op)
+        schemes, kernels = _schemes(op, columns, of_op), columns["kernel"][of_op]
         found = [
-            _Part(op, scheme, of_op[mine], {n: x[mine] for n, x in numbers.items()}, columns["measured_s"][of_op[mine]])
-            for scheme in sorted(set(schemes[usable]))
-            for mine in [usable & (schemes == scheme)]
-        ]
+            _Part(
+                op, scheme, kernel, of_op[mine],
+                {n: x[mine] for n, x in numbers.items()}, columns["measured_s"][of_op[mine]],
+            )
+            for scheme, kernel in sorted(set(zip(schemes[usable], kernels[usable], strict=True)))
+            for mine in [usable & (schemes == scheme) & (kernels == kernel)]
+        ]  # fmt: skip
         yield from sorted(found, key=lambda part: (not _names_key(part), -len(part.rows), part.scheme))
 
 
@@ -187,7 +212,7 @@ def _schemes(op: str, columns: Columns, rows: Rows) -> npt.NDArray[np.object_]:
 
 def _names_key(part: _Part) -> bool:
     try:
-        return part_key(part) in (part.scheme, parse_scheme(part.scheme).name)
+        return part_key(part).split(KERNEL_SIGN)[0] in (part.scheme, parse_scheme(part.scheme).name)
     except CodesignError:
         return False
 
@@ -199,12 +224,16 @@ def part_key(part: _Part) -> str:
     if part.operation.startswith("attention"):
         kv = parse_kv(part.scheme.rpartition("/")[0])
         return attention_key(MEASURED_ALIKE.get(kv.name, kv.name), int(part.numbers["head_dim"][0]))
-    return sheet_key(parse_scheme(part.scheme))
+    key = sheet_key(parse_scheme(part.scheme))
+    return kernel_key(key, part.kernel) if part.kernel else key
 
 
 def _fit_gemm(part: _Part, hardware: Hardware) -> Calibration:
-    x = part.numbers
-    return fit_gemm(GemmRows(x["m"], x["n"], x["k"], part.seconds), hardware, parse_scheme(part.scheme))
+    x, scheme = part.numbers, parse_scheme(part.scheme)
+    rows = GemmRows(x["m"], x["n"], x["k"], part.seconds)
+    if hardware.kind == "cpu":
+        return fit_cpu_gemm(rows, x["threads"], hardware, scheme)
+    return fit_gemm(rows, hardware, scheme)
 
 
 def _fit_attention(part: _Part, hardware: Hardware) -> Calibration:

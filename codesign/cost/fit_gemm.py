@@ -118,7 +118,7 @@ def fit_gemm(rows: GemmRows, hardware: Hardware, scheme: Scheme) -> Calibration:
 
     InputError if there are fewer than 12 points, if a number is absurd, or if all points are alike.
     """
-    rows = _checked(rows)
+    rows = checked_rows(rows)
     order = np.lexsort((rows.seconds, rows.m, rows.k, rows.n))
     rows = rows.take(order)
     form = _chosen_form(_sample(rows, SELECTION_ROWS), hardware, scheme)
@@ -131,7 +131,7 @@ def _sizes(rows: GemmRows) -> dict[str, FloatArray]:
     return {"m": rows.m, "n": rows.n, "k": rows.k}
 
 
-def _checked(rows: GemmRows) -> GemmRows:
+def checked_rows(rows: GemmRows) -> GemmRows:
     """Return the rows as float arrays; InputError names what is too little or out of range."""
     rows = GemmRows(*(as_floats(column) for column in (rows.m, rows.n, rows.k, rows.seconds)))
     if len({column.shape for column in (rows.m, rows.n, rows.k, rows.seconds)}) > 1 or rows.m.ndim != 1:

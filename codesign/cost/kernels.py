@@ -10,6 +10,7 @@ import numpy as np
 
 from codesign.cost.arrays import FloatArray, as_floats
 from codesign.cost.calibration import Chosen, choose, without_host
+from codesign.cost.cpu_gemm_time import cpu_gemm_seconds, is_cpu_sheet
 from codesign.cost.expert_routing import busiest_device
 from codesign.cost.gemm_time import gemm_math, gemm_seconds
 from codesign.cost.moe_time import MoeShape, moe_seconds
@@ -158,12 +159,15 @@ def gemm(
     math_dtype, quantizes = scheme_math(scheme, target)
     m, n, k = np.broadcast_arrays(as_floats(m), as_floats(n), as_floats(k))
     keys = [[key] for key in sheet_keys(scheme, quantizes)]
+    if target.kernel:
+        keys.insert(0, [kernel_key(sheet_key(scheme), target.kernel)])
     chosen = choose(target, "gemm", keys, lambda key, machine: _quantizes(key, machine) == quantizes)
     cost, rates = gemm_cost(scheme, quantizes, m, n, k), datasheet_rates(target.hardware, math_dtype)
     if chosen is None:
         return datasheet_prediction("gemm", cost, rates)
     constants = _in_step(chosen, target, quantizes) if in_step else chosen.constants
-    time = gemm_seconds(constants, target.hardware, scheme, m, n, k)
+    seconds = cpu_gemm_seconds if is_cpu_sheet(constants) else gemm_seconds
+    time = seconds(constants, target.hardware, scheme, m, n, k)
     low_s, high_s = chosen.interval(time.predicted_s, {"m": m, "n": n, "k": k})
     parts = KernelTime(time.compute_s, time.memory_s, time.fixed_s)
     return KernelPrediction(parts, time.predicted_s, low_s, high_s, chosen.origin, work_load(cost, rates))
@@ -184,6 +188,7 @@ def _in_step(chosen: Chosen, target: Target, quantizes: bool) -> Mapping[str, fl
 
 
 SIXTEEN_BIT_KEY = "BF16"
+KERNEL_SIGN = "@"
 # Schemes that the same kernels multiply as one that was measured: other group sizes, static scales, the other 16 bits.
 MEASURED_ALIKE = {
     "FP16": "BF16",
@@ -213,8 +218,13 @@ def sheet_keys(scheme: Scheme, quantizes: bool) -> tuple[str, ...]:
     return (sheet_key(scheme), "W8A16" if scheme.weights.bits > NIBBLE_BITS else "W4A16-g128")
 
 
+def kernel_key(key: str, kernel: str) -> str:
+    """Return the name under which sheets hold one of a library's several kernels for a scheme."""
+    return f"{key}{KERNEL_SIGN}{kernel}"
+
+
 def _quantizes(key: str, machine: Hardware) -> bool:
-    return gemm_math(parse_scheme(key), machine)[1]
+    return gemm_math(parse_scheme(key.split(KERNEL_SIGN, maxsplit=1)[0]), machine)[1]
 
 
 def moe(target: Target, scheme: Scheme, shape: MoeShape) -> KernelPrediction:

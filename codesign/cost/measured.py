@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from codesign.cost.arrays import FloatArray
-from codesign.cost.table import OPERATIONS, TextArray
+from codesign.cost.table import OPERATIONS, ZERO_ALLOWED, TextArray
 from codesign.cost.table_file import SERVING_DEFAULTS, SERVING_NUMBERS, kernel_columns, read_table
 from codesign.errors import InputError
 from codesign.units import KIBI, MEBI, MILLI
@@ -98,8 +98,12 @@ def read_measured_table(source: str | Path) -> MeasuredTable:
     table = read_table(str(path))
     if len(table) > ROWS_MAX:
         raise InputError(f"{path}: {len(table):,} rows; a measured table may have {ROWS_MAX:,}. Split it.")
+    return check_measured(table.assign(line=line_numbers(path, len(table))), path)
+
+
+def check_measured(table: "DataFrame", path: Path) -> MeasuredTable:
+    """Return the usable rows of a table with a column `line`; `path` is named in messages."""
     raw = _text_or_number(table)
-    raw["line"] = line_numbers(path, len(raw))
     _refuse_newer(raw, path)
     figures = {f"measured_{figure}" for figure in SERVER_FIGURES} | set(SERVER_FIGURES.values())
     kind = "servers" if figures & set(raw.columns) else "kernels"
@@ -289,7 +293,7 @@ def _check_kernels(frame: "DataFrame", raw: "DataFrame", reasons: TextArray) -> 
         for name in (*operation.needed, *operation.defaults) if of_op.any() else ():
             source = _name(name, raw, sources)
             values = _floats(frame, name)
-            wrong = of_op & ~(np.isfinite(values) & ((values > 0) | ((values == 0) & (name == "skew"))))
+            wrong = of_op & ~(np.isfinite(values) & ((values > 0) | ((values == 0) & (name in ZERO_ALLOWED))))
             if name in operation.defaults:
                 wrong &= ~_empty(raw[source]) if source in raw.columns else False
             _flag(reasons, wrong, raw, source)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from codesign.cost.attention_time import decode_constants_problem, prefill_constants_problem
 from codesign.cost.collective_time import collective_constants_problem
+from codesign.cost.cpu_gemm_time import cpu_gemm_constants_problem, is_cpu_sheet
 from codesign.cost.gemm_time import gemm_constants_problem
 from codesign.cost.moe_time import moe_constants_problem
 from codesign.cost.serving_time import (
@@ -29,7 +30,9 @@ FORMAT_VERSION = 1
 OPERATIONS = ("gemm", "attention_decode", "attention_prefill", "moe", *WIRE_PASSES, TPOT_OPERATION, TTFT_OPERATION)
 # What is wrong with the constants of an operation, as a sentence; None if nothing is.
 CONSTANTS_PROBLEM: Mapping[str, Callable[[Mapping[str, float]], str | None]] = {
-    "gemm": gemm_constants_problem,
+    "gemm": lambda constants: (
+        cpu_gemm_constants_problem(constants) if is_cpu_sheet(constants) else gemm_constants_problem(constants)
+    ),
     "attention_decode": decode_constants_problem,
     "attention_prefill": prefill_constants_problem,
     "moe": moe_constants_problem,
@@ -43,7 +46,8 @@ _CALIBRATION_KEYS = (
 )  # fmt: skip
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 _NAME_OF_NUMBER = re.compile(r"[a-z][a-z0-9_]{0,63}")
-_SCHEME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
+# A scheme, and after @ the kernel where the library has several.
+_SCHEME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+@-]{0,63}")
 _NUMBER_MAX = 1e30
 _FACTOR_MAX = 1e3
 

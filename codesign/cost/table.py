@@ -1,7 +1,7 @@
 """Predict tables of kernels: a column per parameter, a row per kernel, one vectorised call per kind of row."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from codesign.cost.target import Target
 from codesign.cost.traffic import WIRE_PASSES
 from codesign.errors import CodesignError, did_you_mean
 from codesign.hardware.file import load_hardware
+from codesign.hardware.threads import with_threads
 from codesign.schemes.capability import library_of, shape_problem
 from codesign.schemes.catalog import parse_scheme
 from codesign.schemes.kv import parse_kv
@@ -31,14 +32,15 @@ GATED_MATRICES = 3.0
 class Operation:
     """One value of the column `op`: the numbers it needs, those with a default, and how it is predicted.
 
-    Rows that differ in `kernel_size` run different kernels and are predicted apart.
+    Rows that differ in the numbers named by `apart` run different kernels, or on other threads: they are predicted
+    apart.
     """
 
     needed: tuple[str, ...]
     defaults: Mapping[str, float]
     predict: Callable[[Target, str, str, Mapping[str, FloatArray]], KernelPrediction]
     has_scheme: bool
-    kernel_size: str | None = None
+    apart: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +102,14 @@ def _collective(operation: str) -> Operation:
 
 
 _ATTENTION = ("batch", "q_tokens", "kv_tokens", "heads", "kv_heads", "head_dim")
+# Of a CPU; 0 means all.
+_ALL_THREADS = {"threads": 0.0}
+ZERO_ALLOWED = ("skew", "threads")
 _MOE = ("tokens", "hidden", "intermediate", "experts", "top_k")
 OPERATIONS: Mapping[str, Operation] = {
-    "gemm": Operation(("m", "n", "k"), {}, _predict_gemm, True),
-    "attention_decode": Operation(_ATTENTION, {}, _predict_attention, False, "head_dim"),
-    "attention_prefill": Operation(_ATTENTION, {}, _predict_attention, False, "head_dim"),
+    "gemm": Operation(("m", "n", "k"), _ALL_THREADS, _predict_gemm, True, ("threads",)),
+    "attention_decode": Operation(_ATTENTION, _ALL_THREADS, _predict_attention, False, ("head_dim", "threads")),
+    "attention_prefill": Operation(_ATTENTION, _ALL_THREADS, _predict_attention, False, ("head_dim", "threads")),
     "moe": Operation(_MOE, {"tp": 1.0, "ep": 1.0, "skew": 0.0, "matrices": GATED_MATRICES}, _predict_moe, True),
     **{name: _collective(name) for name in WIRE_PASSES},
 }
@@ -113,8 +118,8 @@ OPERATIONS: Mapping[str, Operation] = {
 def predict_table(columns: Columns, sheets: tuple[KernelSheet, ...] = ()) -> TablePrediction:
     """Predict every row; rows that share machine, library, operation, scheme and KV format go through one call.
 
-    `columns` holds `hw`, `library`, `op`, `scheme`, `kv_dtype` as texts and the rest as numbers (NaN where empty);
-    `sheets` go before the shipped kernel sheets.
+    `columns` holds `hw`, `library`, `op`, `scheme`, `kv_dtype` and maybe `kernel` as texts, the rest as numbers (NaN
+    where empty); `sheets` go before the shipped kernel sheets.
     """
     count = len(columns["op"])
     blank = TablePrediction(
@@ -122,7 +127,8 @@ def predict_table(columns: Columns, sheets: tuple[KernelSheet, ...] = ()) -> Tab
     )
     if not count:
         return blank
-    names = ("hw", "library", "op", "scheme", "kv_dtype")
+    columns = {"kernel": np.full(count, "", dtype=object), **columns}
+    names = ("hw", "library", "kernel", "op", "scheme", "kv_dtype")
     codes = [np.unique(columns[name].astype(str), return_inverse=True) for name in names]
     combined = np.stack([inverse.ravel() for _, inverse in codes])
     kinds, kind_of_row = np.unique(combined, axis=1, return_inverse=True)
@@ -142,7 +148,7 @@ def _predict_kind(
     out: TablePrediction,
 ) -> None:
     """Fill the entries of `rows`, which share everything that is a text."""
-    hw, library, op, scheme, kv_dtype = texts
+    hw, library, kernel, op, scheme, kv_dtype = texts
     operation = OPERATIONS.get(op.strip().lower())
     if operation is None:
         out.reason[rows] = (
@@ -153,12 +159,13 @@ def _predict_kind(
         hardware = load_hardware(hw)
         common = op in WIRE_PASSES and library.split("-")[0] == COMMON_LIBRARY
         name = COMMON_LIBRARY if common else library_of(library, hardware).name
-        target = Target(hardware, name, sheets=sheets)
+        target = Target(hardware, name, sheets=sheets, kernel=kernel)
         numbers, usable = operation_numbers(operation, columns, rows, out.reason)
         if operation.has_scheme and op == "gemm":
             usable &= _legal_shapes(scheme, target, numbers, rows, usable, out)
         for alike in _alike(operation, numbers, usable):
-            prediction = operation.predict(target, scheme, kv_dtype, {key: x[alike] for key, x in numbers.items()})
+            these = {key: x[alike] for key, x in numbers.items()}
+            prediction = operation.predict(_on_threads(target, these), scheme, kv_dtype, these)
             _store(prediction, rows[alike], out)
     except CodesignError as error:
         empty = out.reason[rows] == ""
@@ -168,11 +175,19 @@ def _predict_kind(
 def _alike(
     operation: Operation, numbers: Mapping[str, FloatArray], usable: npt.NDArray[np.bool_]
 ) -> list[npt.NDArray[np.bool_]]:
-    """Return the usable rows, divided by the number that decides which kernel is built."""
-    if operation.kernel_size is None:
-        return [usable] if usable.any() else []
-    sizes = numbers[operation.kernel_size]
-    return [usable & (sizes == size) for size in np.unique(sizes[usable])]
+    """Return the usable rows, divided by the numbers that decide which kernel runs, and on how many threads."""
+    parts = [usable] if usable.any() else []
+    for name in operation.apart:
+        parts = [part & (numbers[name] == size) for part in parts for size in np.unique(numbers[name][part])]
+    return parts
+
+
+def _on_threads(target: Target, numbers: Mapping[str, FloatArray]) -> Target:
+    """Return the target with only those threads of a CPU at work that rows alike name."""
+    threads = int(numbers["threads"][0]) if "threads" in numbers else 0
+    if not threads or target.hardware.kind != "cpu":
+        return target
+    return replace(target, hardware=with_threads(target.hardware, threads))
 
 
 def operation_numbers(
@@ -185,7 +200,7 @@ def operation_numbers(
         given = as_floats(columns[name][rows]) if name in columns else np.full(len(rows), np.nan)
         if name in operation.defaults:
             given = np.where(np.isnan(given), operation.defaults[name], given)
-        smallest = 0.0 if name == "skew" else 1.0
+        smallest = 0.0 if name in ZERO_ALLOWED else 1.0
         wrong = ~((given >= smallest) & (given <= AMOUNT_MAX))
         reasons[rows[wrong & usable]] = f"{name} must be a number from {smallest:g} to 2^40"
         usable &= ~wrong

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 TABLE_BYTES_MAX = 2**30
-KERNEL_TEXTS = ("hw", "library", "op", "scheme", "kv_dtype")
+KERNEL_TEXTS = ("hw", "library", "kernel", "op", "scheme", "kv_dtype")
 KERNEL_NUMBERS = tuple(dict.fromkeys(name for one in OPERATIONS.values() for name in (*one.needed, *one.defaults)))
 KERNEL_RESULTS = ("predicted_s", "low_s", "high_s", "bound", "origin", "reason")
 SERVING_TEXTS = ("hw", "model", "scheme", "kv_dtype", "library")

@@ -11,7 +11,8 @@ class Target:
     """One machine type, one kernel library, `gpu_count` devices in tensor parallel.
 
     Routed experts are divided over `expert_parallel` of them, and each expert's matrices over the rest. `sheets` are
-    kernel sheets of the user's own, which go before the shipped ones.
+    kernel sheets of the user's own, which go before the shipped ones. `kernel` names one of the library's several
+    kernels for a scheme; else the one that it, or its user, takes for its speed.
     """
 
     hardware: Hardware
@@ -19,6 +20,7 @@ class Target:
     gpu_count: int = 1
     sheets: tuple[KernelSheet, ...] = ()
     expert_parallel: int = 1
+    kernel: str = ""
 
     @property
     def expert_shards(self) -> int:

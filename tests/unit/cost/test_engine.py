@@ -16,13 +16,13 @@ from codesign.cost.engine import (
     host_s,
     host_wait,
     step_kernel_count,
-    with_threads,
 )
 from codesign.cost.inference import InferencePrediction, predict_inference
 from codesign.cost.origin import Origin
 from codesign.cost.prediction import Prediction
 from codesign.errors import InputError
 from codesign.hardware.file import load_hardware
+from codesign.hardware.threads import with_threads
 from codesign.model.file import load_model
 from codesign.model.groups import fused_groups
 from codesign.model.layers import Model

@@ -2,11 +2,11 @@ from pathlib import Path
 
 import pytest
 
-from codesign.cost.engine import with_threads
 from codesign.hardware.detect import Processor, detect_processor
 from codesign.hardware.file import load_hardware, parse_hardware
 from codesign.hardware.local import Provenance, local_profile, profile_name
 from codesign.hardware.probe import Bandwidth, Measured, Roofs, thread_counts
+from codesign.hardware.threads import with_threads
 from codesign.native import absence
 
 CPUINFO = """processor\t: 0
