@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: plan test test-all check bench intervals scoreboard readme clean
+.PHONY: plan test test-all check fuzz bench bench-kernels intervals scoreboard readme clean
 
 plan: $(VENV)/installed
 	$(BIN)/codesign plan --hw a100 --model llama-7b
@@ -20,6 +20,13 @@ check: $(VENV)/installed-test
 bench: $(VENV)/installed
 	$(BIN)/python scripts/bench.py
 
+bench-kernels: $(VENV)/installed-test
+	$(BIN)/python scripts/bench_kernels.py
+
+FUZZ_SECONDS ?= 60
+fuzz: $(VENV)/installed-fuzz
+	$(BIN)/python scripts/fuzz.py --seconds $(FUZZ_SECONDS)
+
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
@@ -27,6 +34,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 $(VENV)/installed-test: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+$(VENV)/installed-fuzz: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[fuzz]'
 	@touch $@
 
 intervals: $(VENV)/installed

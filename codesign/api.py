@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from codesign.errors import InputError, did_you_mean
@@ -13,6 +14,7 @@ from codesign.setting import DEFAULT_MAX_LOSS_NATS, DEFAULT_SETTING, Setting
 ANCHOR_MAX_NATS = 50.0
 
 if TYPE_CHECKING:
+    from codesign.checkpoint.stored import Checkpoint
     from codesign.cost.deployment import Deployment
     from codesign.cost.inference import InferencePrediction
     from codesign.hardware.hardware import Hardware
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from codesign.plan.planner import Choices
     from codesign.plan.problem import Criterion
     from codesign.quality.prior import ModelPrior
+    from codesign.quality.table import QualityTable
+    from codesign.schemes.kv import KvFormat
     from codesign.schemes.scheme import Scheme
 
 
@@ -92,6 +96,24 @@ def plan(
     return make_plan(request)
 
 
+def plan_as_is(hardware: Hardware, checkpoint: Checkpoint, setting: Setting = DEFAULT_SETTING) -> Plan:
+    """Return the plan that states a checkpoint's own schemes, with what is predicted for them; nothing is chosen.
+
+    InputError or CapabilityError where one of them cannot be predicted or run.
+    """
+    from codesign.cost.as_is import as_is_assignment
+    from codesign.cost.deployment import deploy
+    from codesign.plan.as_is import as_is_plan
+    from codesign.quality.methods import METHODS
+
+    where = deploy(hardware, checkpoint.model, setting)
+    found = as_is_assignment(where, checkpoint, setting.kv)
+    if not setting.method and checkpoint.method in METHODS:
+        setting = replace(setting, method=checkpoint.method)
+    schemes = tuple(dict.fromkeys(found.assignment.schemes))
+    return as_is_plan(where, checkpoint, found, _quality(where, setting, schemes, (found.assignment.kv,)))
+
+
 def criterion(name: str) -> Criterion:
     """Return the criterion of that name."""
     from codesign.plan.problem import Criterion
@@ -114,12 +136,9 @@ def anchored_prior(model: Model, anchor: str) -> ModelPrior:
 
 def choices(where: Deployment, setting: Setting) -> Choices:
     """Return what the planner may choose from: the library's schemes or those named, KV formats, and their losses."""
-    from pathlib import Path
-
     from codesign.cost.deployment import kv_format
     from codesign.cost.kernels import scheme_math
     from codesign.plan.planner import Choices
-    from codesign.quality.table import read_quality, table_from_prior
     from codesign.schemes.capability import candidate_kv_formats, candidate_schemes
     from codesign.schemes.catalog import parse_scheme as parse
 
@@ -133,9 +152,19 @@ def choices(where: Deployment, setting: Setting) -> Choices:
     kv_formats = candidate_kv_formats(target.hardware, target.library)
     if setting.kv != "auto":
         kv_formats = (kv_format(target, setting.kv),)
-    if setting.quality_file is not None:
-        quality = read_quality(Path(setting.quality_file), where.model)
-    else:
-        prior = anchored_prior(where.model, setting.anchor) if setting.anchor else None
-        quality = table_from_prior(where.model, schemes, kv_formats, setting.method, prior)
+    quality = _quality(where, setting, schemes, kv_formats)
     return Choices(schemes, kv_formats, quality, setting.allow_unknown_quality)
+
+
+def _quality(
+    where: Deployment, setting: Setting, schemes: tuple[Scheme, ...], kv_formats: tuple[KvFormat, ...]
+) -> QualityTable:
+    """Return the losses of a file, or else of the prior."""
+    from pathlib import Path
+
+    from codesign.quality.table import read_quality, table_from_prior
+
+    if setting.quality_file is not None:
+        return read_quality(Path(setting.quality_file), where.model)
+    prior = anchored_prior(where.model, setting.anchor) if setting.anchor else None
+    return table_from_prior(where.model, schemes, kv_formats, setting.method, prior)

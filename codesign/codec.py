@@ -5,7 +5,7 @@ import math
 import types
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from codesign.errors import InputError, did_you_mean
 
@@ -27,7 +27,8 @@ def from_plain(wanted: type[T], value: Any, where: str) -> T:
     """Return the value as `wanted`, checking every key and type; InputError names the place in the file.
 
     Only keys whose fields have a default may be missing.
-    Understands dataclasses, int, float, str, bool, None, StrEnum, tuple[T, ...], Mapping[str, T] and unions with None.
+    Understands dataclasses, int, float, str, bool, None, StrEnum, Literal, tuple[T, ...], Mapping[str, T], unions with
+    None, and Any, which is taken as it is.
     """
     result: T = _decode(wanted, value, where)
     return result
@@ -50,6 +51,8 @@ def _decode(wanted: Any, value: Any, where: str) -> Any:
 
 
 def _decode_container(origin: Any, arguments: tuple[Any, ...], value: Any, where: str) -> Any:
+    if origin is Literal:
+        return _decode_literal(arguments, value, where)
     if origin is tuple:
         items = enumerate(_need(list, value, where))
         return tuple(_decode(arguments[0], item, f"{where}[{i}]") for i, item in items)
@@ -76,8 +79,14 @@ def _decode_enum(wanted: type[StrEnum], value: str, where: str) -> StrEnum:
     return wanted(value)
 
 
+def _decode_literal(allowed: tuple[Any, ...], value: Any, where: str) -> Any:
+    if value not in allowed:
+        raise InputError(f"{where}: {str(value)[:40]!r} is not one of {', '.join(map(str, allowed))}.")
+    return value
+
+
 def _need(wanted: Any, value: Any, where: str) -> Any:
-    if type(value) is not wanted:
+    if wanted is not Any and type(value) is not wanted:
         names = {
             dict: "an object",
             list: "a list",

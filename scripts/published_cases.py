@@ -8,7 +8,7 @@ import published_words as words
 from measured_rows import reference_folder
 
 from codesign.cost.deployment import Assignment, Deployment, deploy, uniform_assignment
-from codesign.cost.engine import with_threads
+from codesign.hardware.threads import with_threads
 from codesign.hardware.file import load_hardware
 from codesign.hardware.hardware import Hardware
 from codesign.model.file import load_model

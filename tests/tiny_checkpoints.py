@@ -181,6 +181,19 @@ def torchao(n: int, k: int) -> Mapping[str, tuple[str, tuple[int, ...]]]:
     return {"_weight_qdata": ("I8", (n, k)), "_weight_scale": ("BF16", (n, 1))}
 
 
+def torchao_int4(tiles: bool = False) -> Maker:
+    """Return int4 of torchao: plain, or in the tiles of tinygemm with scales and zero points as pairs."""
+
+    def make(n: int, k: int) -> Mapping[str, tuple[str, tuple[int, ...]]]:
+        if tiles:
+            packed = ("I32", (n // 8, k // 128, 32, 4))
+            return {"_weight_qdata": packed, "_weight_scale_and_zero": ("BF16", (k // 128, n, 2))}
+        scale = ("BF16", (k // 128, n))
+        return {"_weight_qdata": ("I8", (n, k // 2)), "_weight_scale": scale, "_weight_zero_point": scale}
+
+    return make
+
+
 def old_torchao(n: int, k: int) -> Mapping[str, tuple[str, tuple[int, ...]]]:
     return {"weight:qdata": ("I8", (n, k)), "weight:scale": ("BF16", (n, 1))}
 

@@ -136,7 +136,7 @@ def _account(
         tally.add(owner.name, "experts", owner.block_index, stored, (weights, module.byte_count))
         return
     plain = module.parts.get("weight")
-    if plain is not None and stored.scheme is not None and not stored.scheme.quantized and not _fits(plain, owner):
+    if plain is not None and not stored.quantized and not _fits(plain, owner):
         tally.note("its shape is not that of the layer in the config", module.name)
     _share(tally, owner, stored, module.byte_count)
 
@@ -179,17 +179,14 @@ def _expert_weights(module: Module, shape: tuple[int, int] | None, experts: Expe
 
 def _compare(tally: _Tally, module: Module, stored: StoredScheme, announced: bool) -> None:
     """Note where tensors and config disagree; the tensors are believed."""
-    plain = stored.scheme is not None and not stored.scheme.quantized
-    if announced and plain:
+    if announced and not stored.quantized:
         tally.note("quantization_config says that it is quantized, its tensors are not", module.name)
-    elif not announced and not plain:
+    elif not announced and stored.quantized:
         tally.note("quantization_config says that it is not quantized, its tensors are", module.name)
 
 
 def _check_method(tally: _Tally, quantization: Quantization, folder: Folder) -> None:
-    if not quantization.method and any(
-        layer.stored.scheme is None or layer.stored.scheme.quantized for layer in tally.layers.values()
-    ):
+    if not quantization.method and any(layer.stored.quantized for layer in tally.layers.values()):
         tally.note("there is no quantization_config, but tensors are quantized", str(folder.config_path))
 
 

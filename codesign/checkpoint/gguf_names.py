@@ -30,6 +30,7 @@ _ROLES: Mapping[str, tuple[str, ...]] = {
     "ffn_up_shexp": ("shared_up",),
     "ffn_down_shexp": ("shared_down",),
 }
+_FUSED_QKV = ("q", "k", "v")  # older conversions of Phi-2 have one tensor where Hugging Face has three
 _EXPERTS = re.compile(r"ffn_(gate|up|down|gate_up)_exps")
 _SMALL = re.compile(
     r"(?:blk\.([0-9]{1,6})\.)?(?:[a-z_0-9]*norm[a-z_0-9]*|attn_sinks|exp_probs_b|rope_freqs|rope_factors_(?:long|short)|position_embd)"
@@ -59,10 +60,15 @@ class GgufOwners:
         block, kind = int(match[1]), match[2]
         if _EXPERTS.fullmatch(kind):
             return self._experts.get(block)
-        layers = tuple(self._by_role[key] for role in _ROLES.get(kind, ()) if (key := (block, role)) in self._by_role)
+        layers = self._of_roles(block, _ROLES.get(kind, ()))
+        if kind == "attn_qkv" and not layers:
+            layers = self._of_roles(block, _FUSED_QKV)
         if kind == "ffn_up" and layers and self._model.architecture == "phi3":
             layers = (self._by_role[block, "gate"], *layers)
         return layers or None
+
+    def _of_roles(self, block: int, roles: tuple[str, ...]) -> tuple[Layer, ...]:
+        return tuple(self._by_role[block, role] for role in roles if (block, role) in self._by_role)
 
     def is_small(self, name: str) -> bool:
         """Return whether the name is that of a norm, of positions or of another small tensor of the model."""

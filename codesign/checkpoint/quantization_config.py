@@ -11,6 +11,7 @@ from typing import Any
 
 from codesign.checkpoint.announced import BITS_MAX, Activations, Announced, Number, Quantization, Rule, Section
 from codesign.checkpoint.name_pattern import pattern_matcher
+from codesign.checkpoint.torchao_config import read_torchao
 from codesign.model.config import shown
 
 _REGULAR = re.compile(r"[*+?\[\](){}|^$\\]")  # what makes a name a pattern
@@ -294,7 +295,7 @@ def _hqq(section: Section) -> Quantization:
 
 
 def _torchao(section: Section) -> Quantization:
-    return Quantization("torchao", _skipped(section, "modules_to_not_convert"), Announced())
+    return read_torchao(section, _skipped(section, "modules_to_not_convert"))
 
 
 _READERS: Mapping[str, Callable[[Section], Quantization]] = {

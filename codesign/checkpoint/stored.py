@@ -14,13 +14,22 @@ GGUF_METHOD = "gguf"
 
 @dataclass(frozen=True, slots=True)
 class StoredScheme:
-    """How weights are stored: a scheme of the catalog, or words where the catalog has none; `str` is what to print."""
+    """How weights are stored: a scheme of the catalog, or words where the catalog has none; `str` is what to print.
+
+    `reason` says why there can be none, where that is known.
+    """
 
     words: str
     scheme: Scheme | None = None
+    reason: str = ""
 
     def __str__(self) -> str:
         return self.words
+
+    @property
+    def quantized(self) -> bool:
+        """Return whether it is anything but plain floats; what the catalog does not know is."""
+        return self.scheme is None or self.scheme.quantized
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +81,12 @@ class Checkpoint:
         for layer in self.layers:
             sums[str(layer.stored)] += layer.weight_count
         return dict(sums)
+
+    @property
+    def quantized_words(self) -> tuple[str, ...]:
+        """Return the schemes of quantized layers, those of the most bytes first."""
+        found = {str(layer.stored) for layer in self.layers if layer.stored.quantized}
+        return tuple(name for name in self.bytes_by_scheme if name in found)
 
     @property
     def other_bytes(self) -> int:

@@ -18,7 +18,13 @@ Shape = tuple[int, int]
 
 _PLAIN = {"BF16": "BF16", "F16": "FP16", "F32": "FP32"}
 _GGML_FLOATS = {"F32": "FP32", "F16": "FP16"}
-_OTHER_THAN_HERE = ("MXFP4", "NVFP4")  # ggml multiplies them with 8-bit activations; its NVFP4 has other blocks too
+_GGML_OWN = ("MXFP4", "NVFP4")  # ggml multiplies them with 8-bit activations; its NVFP4 has other blocks too
+_BLOCK_OF_BITSANDBYTES = 64
+_OUTLIERS = (
+    " Its kernels multiply columns of outliers apart in 16 bits; how many there are, the text decides, and no table of "
+    "times that we know covers them. W8A8 is a lower bound."
+)
+_SIXTEEN_BITS = {"F16", "BF16"}
 _WORD_BITS = 32
 
 
@@ -36,8 +42,8 @@ def stored_scheme(module: Module, shape: Shape | None, announced: Announced | No
 
 def gguf_scheme(dtype: str) -> StoredScheme:
     """Return the scheme of a ggml type; block formats that are no scheme here keep their own name."""
-    if dtype in _OTHER_THAN_HERE:
-        return StoredScheme(f"ggml {dtype}")
+    if dtype in _GGML_OWN:
+        return named(f"GGML-{dtype}")
     stored = named(_GGML_FLOATS.get(dtype, dtype))
     return stored if stored.scheme else StoredScheme(f"ggml {dtype}")
 
@@ -90,7 +96,7 @@ def _int8(
     parts: Mapping[str, StoredTensor], weight: StoredTensor, scale: StoredTensor, announced: Announced
 ) -> StoredScheme:
     if "SCB" in parts:
-        return StoredScheme("LLM.int8 (int8 per channel, outliers in 16 bits)")
+        return StoredScheme("LLM.int8 (int8 per channel, outliers in 16 bits)", reason=_OUTLIERS)
     how = _scale_layout(weight, scale)
     group = int(how.rpartition(" ")[2]) if how.startswith("group") else None
     return _integers(8, how if group is None else None, group, "weight_zero_point" in parts, announced.activations)
@@ -101,6 +107,9 @@ def _integers(
 ) -> StoredScheme:
     """Return integer weights with a scale per group, or per `whole` (channel or tensor)."""
     suffix = {"int8 static tensor": "-static"}.get(_kind(acts), "")
+    in_fp8 = {"fp8 token": "W4AFP8-g128", "fp8 static tensor": "W4AFP8-g128-static"}.get(_kind(acts))
+    if in_fp8 and (bits, group, asymmetric) == (4, 128, False):
+        return named(in_fp8)
     understood = acts is None or (acts.number == "int" and (acts.strategy == "token" or suffix))
     if whole == "tensor":
         understood, suffix = suffix == "-static", "-tensor"
@@ -189,14 +198,20 @@ def _bitsandbytes(parts: Mapping[str, StoredTensor], shape: Shape | None, announ
     double = "weight.nested_absmax" in parts
     scales = parts["weight.absmax"].shape
     size = -(-shape[0] * shape[1] // scales[0]) if shape and scales and scales[0] else 0
-    if number == "NF4" and double and size == 64:
-        return named("NF4")
+    name = {"NF4": "NF4", "FP4": "BNB-FP4"}.get(number)
+    if name and size == _BLOCK_OF_BITSANDBYTES:
+        return named(name if double else f"{name}-single")
     return StoredScheme(f"{number} per {size}, {'double-quantized' if double else '32-bit'} scales, 16-bit activations")
 
 
 def _hqq(parts: Mapping[str, StoredTensor], shape: Shape | None, announced: Announced) -> StoredScheme:
-    """Return HQQ: integers in bytes with 16-bit scales and zero points, which the catalog does not have."""
+    """Return HQQ: integers with 16-bit scales and zero points, unless these are quantized once more."""
     bits = announced.bits if shape is None else 8 * parts["W_q"].byte_count // (shape[0] * shape[1])
+    scale, zero = parts.get("scale"), parts.get("zero")
+    if bits and announced.group_size and scale and zero and {scale.dtype, zero.dtype} <= _SIXTEEN_BITS:
+        found = named(f"W{bits}A16-g{announced.group_size}-asym16")
+        if found.scheme is not None:
+            return found
     return StoredScheme(f"HQQ int{bits or '?'} per {announced.group_size or 'channel'}, 16-bit activations")
 
 
@@ -209,7 +224,22 @@ def _gpt_oss(parts: Mapping[str, StoredTensor], shape: Shape | None, announced: 
 
 
 def _torchao(parts: Mapping[str, StoredTensor], shape: Shape | None, announced: Announced) -> StoredScheme:
-    return StoredScheme(f"torchao {parts['weight_qdata'].dtype}")
+    """Return the scheme of plain int8 and FP8 tensors, and of int4 whose zero points have 16 bits, by their scales.
+
+    Source: pytorch/ao, quantization/quantize_/workflows: scales are [k / group, n], or with zero points [.., n, 2].
+    """
+    weight, scale = parts["weight_qdata"], parts.get("weight_scale")
+    pairs = parts.get("weight_scale_and_zero") or parts.get("weight_zero_point")
+    if announced.bits == 4 and shape is not None and pairs and pairs.shape and pairs.dtype in _SIXTEEN_BITS:
+        group = _group_size(shape[1], pairs.shape[0], announced)
+        return named(f"W4A16-g{group}-asym16") if group else StoredScheme(f"torchao {weight.dtype}")
+    if announced.bits == 8 and scale is not None:
+        plain = {name: tensor for name, tensor in parts.items() if name != "weight_zero_point"}
+        if weight.dtype == "I8":
+            return _int8(plain, weight, scale, announced)
+        if weight.dtype == "F8_E4M3":
+            return _fp8(plain, weight, scale, announced)
+    return StoredScheme(f"torchao {weight.dtype}")
 
 
 _Reader = Callable[[Mapping[str, StoredTensor], Shape | None, Announced], StoredScheme]

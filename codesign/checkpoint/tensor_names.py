@@ -28,6 +28,7 @@ _PARTS = frozenset(PARTS)
 
 _SMALL = re.compile(
     r"(?:^|\.)(\w*norm\w*|ln_\w+|sinks|wpe|embed_positions|rotary_emb|inv_freq|e_score_correction_bias)(?:\.|$)"
+    r"|\.self_attn$"  # scales of the cache, as compressed-tensors 0.20 stores them
 )
 _IN_BLOCK = re.compile(r"(.*?)\.[0-9]+\.")
 _ROOTS = ("language_model.", "model.language_model.", "model.", "transformer.")

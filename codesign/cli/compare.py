@@ -18,6 +18,7 @@ from codesign.cli.options import (
     setting_from,
     sheet_option,
     target_options,
+    warn,
     warn_of_foreign_sheets,
 )
 
@@ -59,6 +60,7 @@ def command(*, hw: str, model: str, scheme: str, as_json: bool, **given: Any) ->
     setting = setting_from(given, shape)
     warn_of_foreign_sheets(setting, machines)
     comparisons = [compare_machine(machine, shape, setting, chosen, checkpoint) for machine in machines]
+    warn(dict.fromkeys(text for machine in comparisons for result in machine.results for text in result.warnings))
     if as_json:
         print_json({"model": shape.name, "setting": replace(setting), "machines": comparisons}, "comparison")
     else:

@@ -1,5 +1,6 @@
 """`codesign plan`: which scheme for which layer; `plan show`: a written plan again; `plan export`: as a recipe."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from codesign.cli.options import (
     name_list,
     need_machine_and_model,
     output_path,
+    read_checkpoint,
     sheet_option,
     target_options,
     warn_of_foreign_sheets,
@@ -32,6 +34,7 @@ BUDGETS: tuple[tuple[str, str, float, str], ...] = (
     ("max_ttft_ms", "ttft", MILLI, "Time to the first token in milliseconds."),
     ("max_joule_per_token", "energy", 1.0, "Energy per output token in joules."),
 )
+SCHEMES_NAMED = 3
 
 
 def budget_options(function: Any) -> Any:
@@ -64,6 +67,11 @@ def budget_options(function: Any) -> Any:
 )
 @budget_options
 @click.option("--kv", default="", metavar="FORMAT|auto", help="KV cache format; auto lets the planner choose.")
+@click.option(
+    "--scheme",
+    type=click.Choice(["as-is"]),
+    help="Choose nothing: the plan states the schemes that the checkpoint at --model is stored in.",
+)
 @click.option("--schemes", default="", metavar="LIST", help="Consider only these, such as W4A16-g128,W8A8.")
 @click.option("--method", default="", help="Quantization method of the quality prior, such as rtn, gptq or awq.")
 @click.option("--anchor", default="", metavar="SCHEME:METHOD=NATS", help="One measured loss, which narrows the prior.")
@@ -85,23 +93,11 @@ def command(ctx: click.Context, /, **given: Any) -> None:
 
 def run(*, as_json: bool, out: str | None, html: str | None, layers: bool, **given: Any) -> None:
     """Plan, then write and print."""
-    from codesign import api
-    from codesign.cli.options import setting_from
     from codesign.cli.plan_view import print_plan
-    from codesign.errors import InfeasibleError
     from codesign.plan.file import plan_json, write_plan
-    from codesign.plan.solve import InfeasibleBudgetError
 
     out_path, html_path = output_path(out), output_path(html)
-    hardware, model = api.load_hardware(given["hw"]), load_model_and_warn(given["model"])
-    setting = setting_from(given, model)
-    warn_of_foreign_sheets(setting, [hardware])
-    pareto = pareto_pair(given["pareto"])
-    limits = budgets(given, hardware)
-    try:
-        plan = api.plan(hardware, model, setting, objective=given["objective"], budgets=limits, pareto=pareto)
-    except InfeasibleBudgetError as error:
-        raise InfeasibleError(infeasible_sentence(error, given, hardware)) from error
+    plan = chosen_plan(given) if given["scheme"] is None else stated_plan(given)
     if out_path:
         write_plan(plan, out_path)
     if html_path:
@@ -112,6 +108,60 @@ def run(*, as_json: bool, out: str | None, html: str | None, layers: bool, **giv
         click.echo(plan_json(plan), nl=False)
     else:
         print_plan(plan, every_group=layers)
+
+
+def chosen_plan(given: dict[str, Any]) -> Any:
+    """Return the best plan within the budgets, from 16-bit weights; a folder that holds others is warned of."""
+    from codesign import api
+    from codesign.cli.options import setting_from
+    from codesign.errors import InfeasibleError
+    from codesign.plan.solve import InfeasibleBudgetError
+
+    hardware, model = api.load_hardware(given["hw"]), load_model_and_warn(given["model"])
+    setting = setting_from(given, model)
+    warn_of_foreign_sheets(setting, [hardware])
+    pareto = pareto_pair(given["pareto"])
+    limits = budgets(given, hardware)
+    try:
+        plan = api.plan(hardware, model, setting, objective=given["objective"], budgets=limits, pareto=pareto)
+    except InfeasibleBudgetError as error:
+        raise InfeasibleError(infeasible_sentence(error, given, hardware)) from error
+    return replace(plan, warnings=(*plan.warnings, *quantized_already(given["model"])))
+
+
+def stated_plan(given: dict[str, Any]) -> Any:
+    """Return the plan that states the checkpoint's own schemes; options that choose are refused beside it."""
+    from codesign import api
+    from codesign.cli.options import setting_from
+
+    defaults = {param.name: param.default for param in command.params}
+    choosing = ("objective", "schemes", "pareto", "min_tokens_per_s", "max_usd_per_million_tokens")
+    for name in (*choosing, *(option for option, *_ in BUDGETS)):
+        if given[name] not in (None, defaults[name]):
+            raise click.UsageError(f"--scheme as-is chooses nothing, so that --{name.replace('_', '-')} has no use.")
+    hardware, checkpoint = api.load_hardware(given["hw"]), read_checkpoint(given["model"])
+    setting = setting_from(given, checkpoint.model)
+    warn_of_foreign_sheets(setting, [hardware])
+    return api.plan_as_is(hardware, checkpoint, setting)
+
+
+def quantized_already(model: str) -> tuple[str, ...]:
+    """Return the warning that the weights at a path are quantized, where they are and can be read at all."""
+    from codesign.checkpoint.checkpoint import find_checkpoint
+    from codesign.errors import InputError
+    from codesign.model.file import is_model_path
+
+    try:
+        checkpoint = find_checkpoint(model) if is_model_path(model) else None
+    except InputError:
+        return ()  # shapes are known from the config alone, and a plan needs no more
+    if checkpoint is None or not checkpoint.quantized_words:
+        return ()
+    held = ", ".join(checkpoint.quantized_words[:SCHEMES_NAMED])
+    return (
+        f"The weights at {model[:200]} are quantized already ({held}). This plan starts from 16-bit weights, which are "
+        "not there, and quantizing twice loses more than is predicted; --scheme as-is states what is stored.",
+    )
 
 
 def infeasible_sentence(error: Any, given: dict[str, Any], hardware: Any) -> str:

@@ -27,8 +27,9 @@ def print_plan(plan: Plan, *, every_group: bool = False) -> None:
     if plan.pareto is not None:
         tables.append(pareto_rows(plan))
     for table in (*tables, refused_rows(plan)):
-        print_line()
-        print_table(table)
+        if table.rows:
+            print_line()
+            print_table(table)
     print_line()
     print_line(footnote(plan))
     for line in sheet_lines(plan):

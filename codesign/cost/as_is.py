@@ -5,14 +5,17 @@ from dataclasses import dataclass, replace
 from codesign.checkpoint.stored import GGUF_METHOD, Checkpoint, StoredScheme
 from codesign.cost.deployment import Assignment, Deployment, group_problem, kv_format
 from codesign.cost.kernels import scheme_math
+from codesign.cost.memory import group_bytes
 from codesign.errors import CapabilityError, InputError
 from codesign.model.groups import SIXTEEN_BIT_GROUPS, FusedGroup, fused_groups
 from codesign.model.layers import Layer
 from codesign.schemes.capability import baseline_scheme
 from codesign.schemes.kv import KV_FORMATS
 from codesign.schemes.scheme import Scheme
+from codesign.units import format_gib
 
 AS_IS = "as-is"
+UNKNOWN_FRACTION = 0.001
 
 # Groups that libraries keep in 16 bits by habit; where a checkpoint has them quantized, its runtime multiplies them so.
 _KEPT_AS_STORED = SIXTEEN_BIT_GROUPS | {"head"}
@@ -27,24 +30,35 @@ class AsIs:
 
 
 def as_is_assignment(where: Deployment, checkpoint: Checkpoint, kv_name: str = "") -> AsIs:
-    """Return the checkpoint's own schemes, and its KV format unless another is named.
+    """Return the checkpoint's own schemes and bytes, and its KV format unless another is named.
 
-    InputError where a layer is stored as nothing that the catalog has, CapabilityError where it cannot run.
+    Bytes are those of the headers: orders of columns, zero points that a scheme has no use for and the like count;
+    tensors of no layer do not. InputError where a layer is stored as nothing that the catalog has, CapabilityError
+    where it cannot run.
     """
     groups: list[FusedGroup] = []
     schemes: list[Scheme] = []
     warnings: list[str] = []
+    weights_bytes = checkpoint.tensor_bytes - checkpoint.unknown_bytes
     for group in fused_groups(checkpoint.model):
         for part, stored in _parts(group, checkpoint, warnings):
+            held = _known(stored, part.label)
+            run = _runnable(part, held, where)
             groups.append(part)
-            schemes.append(_runnable(part, _known(stored, part.label), where))
+            schemes.append(run)
+            if run != held:
+                weights_bytes += group_bytes(part, run) - group_bytes(part, held)
     embedding = _known(_one(checkpoint, checkpoint.model.embedding.name), "embedding")
+    if checkpoint.unknown_bytes > UNKNOWN_FRACTION * checkpoint.tensor_bytes:
+        more = " and others" if len(checkpoint.unknown) > 1 else ""
+        names = ascii(checkpoint.unknown[0].name[:120])[1:-1] + more
+        warnings.append(f"{format_gib(checkpoint.unknown_bytes)} belong to no layer ({names}) and are not counted.")
     kv = kv_name
     if not kv_name and checkpoint.kv in KV_FORMATS:
         kv = checkpoint.kv
     elif not kv_name and checkpoint.kv:
         warnings.append(f"The KV cache of the checkpoint ({checkpoint.kv}) is no format here; 16 bits are predicted.")
-    assignment = Assignment(tuple(groups), tuple(schemes), embedding, kv_format(where.target, kv))
+    assignment = Assignment(tuple(groups), tuple(schemes), embedding, kv_format(where.target, kv), weights_bytes)
     return AsIs(assignment, tuple(warnings))
 
 
@@ -86,7 +100,7 @@ def _known(stored: StoredScheme, label: str) -> Scheme:
     if stored.scheme is None:
         raise InputError(
             f"{label} is stored as {stored}, for which there is no scheme here; `codesign model show` counts its "
-            "bytes, but nothing can be predicted. Name a scheme with --scheme instead."
+            f"bytes, but nothing can be predicted.{stored.reason} Name a scheme with --scheme instead."
         )
     return stored.scheme
 

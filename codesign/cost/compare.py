@@ -18,13 +18,14 @@ from codesign.setting import Setting
 
 @dataclass(frozen=True, slots=True)
 class SchemeResult:
-    """One scheme on one machine: a prediction, or the reason why there is none."""
+    """One scheme on one machine: a prediction with what its reader should know, or the reason why there is none."""
 
     scheme: str
     prediction: InferencePrediction | None
     decode_gain: float | None
     prefill_gain: float | None
     reason: str
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +75,15 @@ def _predict(name: str, where: Deployment, kv: str) -> InferencePrediction:
 def _result(
     name: str, where: Deployment, kv: str, reference: InferencePrediction, checkpoint: Checkpoint | None
 ) -> SchemeResult:
+    warnings: tuple[str, ...] = ()
     try:
         if name == AS_IS and checkpoint is not None:
-            prediction = predict_inference(where, as_is_assignment(where, checkpoint, kv).assignment)
+            found = as_is_assignment(where, checkpoint, kv)
+            prediction, warnings = predict_inference(where, found.assignment), found.warnings
         else:
             prediction = _predict(name, where, kv)
     except CapabilityError as error:
         return SchemeResult(name, None, None, None, str(error))
     decode = reference.tpot_s.value / prediction.tpot_s.value
-    return SchemeResult(name, prediction, decode, reference.ttft_s.value / prediction.ttft_s.value, "")
+    prefill = reference.ttft_s.value / prediction.ttft_s.value
+    return SchemeResult(name, prediction, decode, prefill, "", warnings)

@@ -43,12 +43,16 @@ class Deployment:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """One scheme per fused group (in the order of `fused_groups`), one for the input embedding, one KV format."""
+    """One scheme per fused group (in the order of `fused_groups`), one for the input embedding, one KV format.
+
+    `stored_bytes` are all weights of a checkpoint as its headers give them; None where the schemes' formulas tell.
+    """
 
     groups: tuple[FusedGroup, ...]
     schemes: tuple[Scheme, ...]
     embedding: Scheme
     kv: KvFormat
+    stored_bytes: int | None = None
 
 
 def deploy(hardware: Hardware, model: Model, setting: Setting) -> Deployment:

@@ -85,7 +85,9 @@ def predict_inference(deployment: Deployment, assignment: Assignment) -> Inferen
     decode = step_parts(deployment, assignment, decode_step(workload))
     ttft_s, tpot_s = (add_stages(parts.values()).seconds for parts in (prefill, decode))
     tokens_per_s = request_s(ttft_s, tpot_s, workload.output_tokens).inverse(workload.batch * workload.output_tokens)
-    weights = total_weight_bytes(model, assignment.groups, assignment.schemes, assignment.embedding)
+    weights = assignment.stored_bytes
+    if weights is None:
+        weights = total_weight_bytes(model, assignment.groups, assignment.schemes, assignment.embedding)
     once = memory_need(model, weights, assignment.kv, workload, target.hardware, target.gpu_count)
     copies = deployment.engine.cache_copies
     memory = replace(once, kv_bytes=once.kv_bytes * copies)

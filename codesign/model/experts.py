@@ -58,7 +58,8 @@ def qwen_mlp(config: Config, hidden: int) -> MlpMaker:
     Qwen2 has one shared expert behind a gate of its own; Qwen3 has none.
     """
     dense = dense_mlp(config, hidden)
-    count, top_k = read_expert_count(config, "num_experts")
+    # Transformers 5 saves Qwen3 MoE with the second spelling (models/qwen3_moe/configuration_qwen3_moe.py).
+    count, top_k = read_expert_count(config, ("num_experts", "num_local_experts"))
     intermediate = config.integer("moe_intermediate_size", INTERMEDIATE_MAX)
     step = config.integer("decoder_sparse_step", BLOCKS_MAX, 1)
     dense_blocks = set(config.integers("mlp_only_layers", BLOCKS_MAX, BLOCKS_MAX))

@@ -99,7 +99,7 @@ def _common(keys: _Keys) -> dict[str, Any]:
         "head_dim": keys.optional("attention.key_length"),
         "sliding_window": keys.optional("attention.sliding_window"),
         "tie_word_embeddings": HEAD_TENSOR not in keys.shapes,
-        "attention_bias": "blk.0.attn_q.bias" in keys.shapes,
+        "attention_bias": "blk.0.attn_q.bias" in keys.shapes or "blk.0.attn_qkv.bias" in keys.shapes,
         "mlp_bias": "blk.0.ffn_up.bias" in keys.shapes,
     }  # fmt: skip
     if keys.has("feed_forward_length"):

@@ -53,15 +53,32 @@ def make_plan(request: PlanRequest) -> Plan:
     plan = costs.assignment(solution)
     sixteen = choices.schemes[0]
     baseline = Assignment(plan.groups, (sixteen,) * len(plan.groups), sixteen, sixteen_bit_kv(deployment))
+    everywhere = used_everywhere(costs, baseline)
+    return replace(
+        described_plan(deployment, plan, baseline, _total_loss(costs, solution)),
+        objective=str(request.objective),
+        budgets={str(criterion): limit for criterion, limit in request.budgets.items()},
+        method=request.method,
+        groups=_group_plans(request, costs, problem, solution),
+        break_even=tuple(break_even(deployment, one, baseline, name) for name, one in everywhere.items()),
+        refused=_refused(deployment, choices),
+        pareto=_pareto(request, costs, problem),
+        gap_fraction=solution.gap_fraction,
+        warnings=request.warnings,
+        advice=_advice(deployment, plan, baseline, everywhere),
+    )
+
+
+def described_plan(deployment: Deployment, plan: Assignment, baseline: Assignment, loss: Prediction | None) -> Plan:
+    """Return what is predicted for an assignment beside 16 bits; how it was decided is left empty."""
     predicted, unquantized = predict_inference(deployment, plan), predict_inference(deployment, baseline)
-    loss = _total_loss(costs, solution)
     target, model = deployment.target, deployment.model
     decode, prefill = decode_step(deployment.workload), prefill_step(deployment.workload)
     gains = (
         gain_curve(deployment, plan, baseline, decode).at(0),
         gain_curve(deployment, plan, baseline, prefill).at(0),
     )
-    everywhere = used_everywhere(costs, baseline)
+    sixteen = baseline.embedding.name
     return Plan(
         format_version=FORMAT_VERSION,
         codesign_version=__version__,
@@ -73,28 +90,27 @@ def make_plan(request: PlanRequest) -> Plan:
         gpu_count=target.gpu_count,
         expert_parallel=target.expert_parallel,
         workload=deployment.workload,
-        objective=str(request.objective),
-        budgets={str(criterion): limit for criterion, limit in request.budgets.items()},
-        method=request.method,
+        objective="",
+        budgets={},
+        method="",
         kv=plan.kv.name,
-        baseline_scheme=choices.schemes[0].name,
-        verdict=verdict(plan, choices.schemes[0].name, (predicted, unquantized), gains, loss),
+        baseline_scheme=sixteen,
+        verdict=verdict(plan, sixteen, (predicted, unquantized), gains, loss),
         fits=predicted.fits,
         capacity_bytes=deployment.capacity_bytes,
         totals=_totals(predicted),
         baseline=_totals(unquantized),
         baseline_fits=unquantized.fits,
         loss_nats=loss,
-        groups=_group_plans(request, costs, problem, solution),
+        groups=(),
         decode_gain_steps=gain_steps(deployment, plan, baseline, decode),
         prefill_gain_steps=gain_steps(deployment, plan, baseline, prefill),
-        break_even=tuple(break_even(deployment, one, baseline, name) for name, one in everywhere.items()),
-        refused=_refused(deployment, choices),
-        pareto=_pareto(request, costs, problem),
-        gap_fraction=solution.gap_fraction,
-        warnings=request.warnings,
+        break_even=(),
+        refused=(),
+        pareto=None,
+        gap_fraction=0.0,
+        warnings=(),
         kernel_sheets=tuple(sheet_title(sheet) for sheet in own_sheets(target)),
-        advice=_advice(deployment, plan, baseline, everywhere),
         engine=deployment.engine.name,
         thread_count=deployment.thread_count,
     )

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from itertools import groupby
 
 from codesign.cost.advice_text import sentences
+from codesign.cost.as_is import AS_IS
 from codesign.cost.curve import BATCH_LIMIT, CONTEXT_MIN_TOKENS, BreakEven
 from codesign.cost.engine import run_words
 from codesign.cost.prediction import Prediction
@@ -42,7 +43,8 @@ def headline(plan: Plan) -> str:
     how = run_words(plan.engine, plan.thread_count)
     return (
         f"{plan.model} on {gpus}{plan.hardware}, {plan.library} kernels{how}; batch {work.batch}, "
-        f"prompt {work.prompt_tokens:,}, output {work.output_tokens:,} tokens; least {plan.objective}"
+        f"prompt {work.prompt_tokens:,}, output {work.output_tokens:,} tokens; "
+        + ("schemes as stored" if plan.objective == AS_IS else f"least {plan.objective}")
     )
 
 
@@ -182,8 +184,9 @@ def sheet_lines(plan: Plan) -> list[str]:
 def footnote(plan: Plan) -> str:
     """Return what the numbers stand on."""
     proven = "proven optimal" if plan.gap_fraction <= 1e-6 else f"within {plan.gap_fraction:.1e} of optimal"
+    chosen = "states what the checkpoint holds" if plan.objective == AS_IS else f"is {proven} for these predictions"
     return (
-        f"The plan is {proven} for these predictions. Origins: calibrated on measured kernels of this machine and "
+        f"The plan {chosen}. Origins: calibrated on measured kernels of this machine and "
         "library; transferred from a relative or another library; datasheet: rates of the profile. "
         "Losses are priors from published tables for the method in brackets, unless a measured file was given."
     )

@@ -72,7 +72,7 @@ class ModelPrior:
 
     def _problem(self, scheme: Scheme, method: str) -> str | None:
         """Return why the scheme has no predictable loss on this model, or None."""
-        cells = load_factors().risky.get(f"{scheme.name.removesuffix('-asym')} {method}")
+        cells = load_factors().risky.get(f"{_published(scheme)} {method}")
         if cells is not None and self.published in cells.collapsed:
             return f"{scheme} made with {method} is published to collapse on {self.published}"
         reason = risk(scheme, method)
@@ -92,8 +92,13 @@ def _evidence(row: SchemeFactor, about_model: str) -> str:
     return "; ".join(filter(None, (cells, row.note, about_model)))
 
 
+def _published(scheme: Scheme) -> str:
+    """Return the name in the published tables, which leave the kind of zero points open."""
+    return scheme.name.removesuffix("-asym16").removesuffix("-asym")
+
+
 def _factor(scheme: Scheme, method: str) -> SchemeFactor | None:
-    name, size = scheme.name.removesuffix("-asym"), group_size_of(scheme)
+    name, size = _published(scheme), group_size_of(scheme)
     if scheme.family == "w8a16":
         name = "W8A16"  # the tables do not resolve what groups change at 8 bits
     elif size is not None:

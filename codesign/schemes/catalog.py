@@ -25,7 +25,7 @@ _IN_16_BITS = ("bf16", "fp16")
 _GROUP_SIZES = tuple(2**power for power in range(4, 11))
 _NAME_CHARACTERS_MAX = 64
 
-_INTEGER = re.compile(r"w([1-8])a(16|8|4)(?:-g([1-9][0-9]{0,4}))?(-asym)?(-static|-tensor)?")
+_INTEGER = re.compile(r"w([1-8])a(16|8|4)(?:-g([1-9][0-9]{0,4}))?(-asym(?:16)?)?(-static|-tensor)?")
 _FILE_MIX = re.compile(r"(q[2-6]-k|iq[1-4])-(xs|s|m|l|xl)")
 
 
@@ -65,12 +65,33 @@ def _nvfp4_schemes() -> tuple[Scheme, ...]:
     )
 
 
-def _nf4() -> Scheme:
-    """Return NF4 with double quantization: groups of 64, 256 of their 8-bit scales per fp32. Source: QLoRA, 3."""
-    weights = WeightFormat(
-        "nf4", 4, PerGroup(64), 8, super_group_size=64 * 256, super_scale_bits=32, flattened=True
+def _bitsandbytes_schemes() -> tuple[Scheme, ...]:
+    """Return the 4-bit floats of bitsandbytes: groups of 64, and 256 of their scales quantized under one fp32, or not.
+
+    Source: QLoRA, section 3; bitsandbytes, functional.py (quantize_4bit: blocksize 64, compress_statistics).
+    """
+    kinds = (("NF4", "nf4", "4-bit normal float"), ("BNB-FP4", "e2m1", "4-bit float of bitsandbytes"))
+    found = []
+    for name, number, text in kinds:
+        once = WeightFormat(number, 4, PerGroup(64), 32, flattened=True)
+        twice = replace(once, scale_bits=8, super_group_size=64 * 256, super_scale_bits=32)
+        found += [
+            _weight_only_float(name, twice, "nf4", f"{text} per 64, double-quantized scales (QLoRA)"),
+            _weight_only_float(f"{name}-single", once, "nf4", f"{text} per 64, 32-bit scales"),
+        ]
+    return tuple(found)
+
+
+def _int4_in_fp8() -> tuple[Scheme, ...]:
+    """Return 4-bit integers that multiply with FP8 activations, whose scales are computed or fixed beforehand."""
+    weights = WeightFormat("int4", 4, PerGroup(128), 16, word_bits=32)
+    token = ActivationFormat("e4m3", 8, PerToken(), 32)
+    static = ActivationFormat("e4m3", 8, PerTensor(), 32, dynamic=False)
+    return tuple(
+        Scheme(name, weights, activations, ("fp8",), (), "w4afp8", f"4-bit integers per 128, FP8 activations {how}")
+        for name, activations, how in (("W4AFP8-g128", token, "per token"),
+                                       ("W4AFP8-g128-static", static, "static per tensor"))
     )  # fmt: skip
-    return _weight_only_float("NF4", weights, "nf4", "4-bit normal float per 64, double-quantized scales (QLoRA)")
 
 
 def _fixed_schemes() -> tuple[Scheme, ...]:
@@ -86,7 +107,8 @@ def _fixed_schemes() -> tuple[Scheme, ...]:
         _fp8("FP8-dynamic", PerTensor(), replace(per_tensor, dynamic=True), "per tensor, activations too, at run time"),
         _fp8("FP8-channel", PerChannel(), per_token, "per channel, activations per token"),
         _fp8("FP8-block", PerBlock(128, 128), per_128, "in 128x128 blocks, activations per 128"),
-        _nf4(),
+        *_bitsandbytes_schemes(),
+        *_int4_in_fp8(),
         _microscaling(8, "e4m3"),
         _microscaling(6, "e3m2"),
         _microscaling(4, "e2m1"),
@@ -113,18 +135,28 @@ _ALIASES = {
     "int4-wo": "W4A16-g128",
     "sq": "W8A8",
     "w4a16-mxfp4": "MXFP4-A16",
+    "w4afp8": "W4AFP8-g128",
 }
 
 _CATALOG_NAMES = (
     "FP32", "BF16", "FP16",
     "W8A16", "W8A16-g32", "W8A16-g64", "W8A16-g128",
-    "W4A16", "W4A16-g32", "W4A16-g64", "W4A16-g128", "W4A16-g128-asym",
+    "W4A16", "W4A16-g32", "W4A16-g64", "W4A16-g128", "W4A16-g128-asym", "W4A16-g64-asym16",
     "W3A16", "W3A16-g64", "W3A16-g128", "W2A16", "W2A16-g64", "W2A16-g128", "W1A16-g128",
     "W8A8", "W8A8-static", "W8A8-tensor", "W4A8", "W4A8-g128", "W4A4", "W4A4-g128",
     "FP8", "FP8-dynamic", "FP8-channel", "FP8-block",
-    "NF4", "MXFP8", "MXFP6", "MXFP4", "MXFP4-A16", "NVFP4", "NVFP4-A16",
+    "W4AFP8-g128", "W4AFP8-g128-static",
+    "NF4", "NF4-single", "BNB-FP4", "BNB-FP4-single", "MXFP8", "MXFP6", "MXFP4", "MXFP4-A16", "NVFP4", "NVFP4-A16",
     *(scheme.name for scheme in gguf_schemes()),
 )  # fmt: skip
+
+
+# By the ending of the name: bits (None: as many as the weights have), and what a description says.
+_ZERO_POINTS: Mapping[str, tuple[int | None, str]] = {
+    "": (0, ""),
+    "-asym": (None, " with zero points"),
+    "-asym16": (16, " with 16-bit zero points"),
+}
 
 
 def _integer_activations(bits: int, suffix: str) -> ActivationFormat:
@@ -135,19 +167,18 @@ def _integer_activations(bits: int, suffix: str) -> ActivationFormat:
     return ActivationFormat(f"int{bits}", bits, PerToken(), 32)
 
 
-def _integer_weights(bits: int, packed: bool, group: int | None, asymmetric: bool, suffix: str) -> WeightFormat:
+def _integer_weights(bits: int, packed: bool, group: int | None, zero_point_bits: int, suffix: str) -> WeightFormat:
     """Return packed integers with 16-bit scales, or plain int8 with the 32-bit scales of W8A8 checkpoints."""
     granularity: Granularity = PerGroup(group) if group else PerChannel()
     if suffix == "-tensor":
         granularity = PerTensor()
     scale_bits, word_bits = (16, 32) if packed else (32, 8)
-    zero_point_bits = bits if asymmetric else 0
     return WeightFormat(f"int{bits}", bits, granularity, scale_bits, zero_point_bits, word_bits=word_bits)
 
 
-def _integer_text(bits: int, activation_bits: int, group: int | None, asymmetric: bool, suffix: str) -> str:
+def _integer_text(bits: int, activation_bits: int, group: int | None, asymmetric: str, suffix: str) -> str:
     scale = f"per {group}" if group else "per tensor" if suffix == "-tensor" else "per channel"
-    zero = " with zero points" if asymmetric else ""
+    zero = _ZERO_POINTS[asymmetric][1]
     static = "static per tensor" if suffix else "per token"
     activations = "16-bit activations" if activation_bits == 16 else f"int{activation_bits} activations {static}"
     return f"{bits}-bit integers {scale}{zero}, {activations}"
@@ -171,13 +202,13 @@ def _integer_problem(match: re.Match[str]) -> str | None:
 
 def _integer_scheme(match: re.Match[str]) -> Scheme:
     bits, activation_bits = int(match[1]), int(match[2])
-    group, asymmetric, suffix = int(match[3]) if match[3] else None, bool(match[4]), match[5] or ""
-    name = f"W{bits}A{activation_bits}" + (f"-g{group}" if group else "") + ("-asym" if asymmetric else "") + suffix
-    packed = (bits, activation_bits) != (8, 8)
+    group, asymmetric, suffix = int(match[3]) if match[3] else None, match[4] or "", match[5] or ""
+    name = f"W{bits}A{activation_bits}" + (f"-g{group}" if group else "") + asymmetric + suffix
+    packed, zero_bits = (bits, activation_bits) != (8, 8), _ZERO_POINTS[asymmetric][0]
     math_dtypes = _IN_16_BITS if activation_bits == 16 else (f"int{activation_bits}",)
     return Scheme(
         name,
-        _integer_weights(bits, packed, group, asymmetric, suffix),
+        _integer_weights(bits, packed, group, bits if zero_bits is None else zero_bits, suffix),
         _integer_activations(activation_bits, suffix),
         math_dtypes,
         ("fp32",) if activation_bits == 16 else (),

@@ -31,6 +31,7 @@ def _ternary_block(bits: float) -> WeightFormat:
     return WeightFormat("ternary", bits, PerGroup(256), _HALF_BITS, block_size=256)
 
 
+# MXFP4 and NVFP4 of ggml are named after it: elsewhere these formats multiply otherwise, NVFP4 has a tensor scale too.
 # The bits of a codebook format count its index and sign bits; the rest are scales. IQ1 keeps one shift bit per scale.
 _FORMATS: dict[str, tuple[WeightFormat, ActivationFormat, str]] = {
     "Q8_0": (_short_block(8), _Q8_0, "8-bit blocks of 32"),
@@ -52,6 +53,16 @@ _FORMATS: dict[str, tuple[WeightFormat, ActivationFormat, str]] = {
     "IQ2_XXS": (_super_block(1.875, 32, 4), _Q8_K, "2-bit codebook, smallest"),
     "IQ1_M": (_super_block(1.5, 16, 3), _Q8_K, "1-bit codebook, larger"),
     "IQ1_S": (_super_block(1.375, 32, 3, 1), _Q8_K, "1-bit codebook"),
+    "GGML-MXFP4": (
+        WeightFormat("e2m1", 4, PerGroup(32), 8, block_size=32),
+        _Q8_0,
+        "4-bit floats, power-of-two scale per 32",
+    ),
+    "GGML-NVFP4": (
+        WeightFormat("e2m1", 4, PerGroup(16), 8, block_size=64),
+        _Q8_0,
+        "4-bit floats, E4M3 scale per 16",
+    ),
     "TQ2_0": (_ternary_block(2), _Q8_K, "ternary, 2 bits per weight"),
     "TQ1_0": (_ternary_block(1.625), _Q8_K, "ternary, 5 weights per byte"),
 }

@@ -67,7 +67,9 @@ _MARLIN_INTEGERS = (
 )  # fmt: skip
 _FP8S = ("FP8", "FP8-dynamic", "FP8-channel", "FP8-block")
 _INT8S = ("W8A8", "W8A8-static", "W8A8-tensor")
-_GGUF = tuple(name for name, scheme in SCHEMES.items() if scheme.family == "gguf")
+_GGML_FLOATS = ("GGML-MXFP4", "GGML-NVFP4")
+_GGUF = tuple(name for name, scheme in SCHEMES.items() if scheme.family == "gguf" and name not in _GGML_FLOATS)
+_BITSANDBYTES = ("NF4", "NF4-single", "BNB-FP4", "BNB-FP4-single")
 # FP8 pays where it is multiplied natively; elsewhere W8A16 stores as few bits. Likewise NVFP4 and W4A16.
 _NATIVE_FLOATS = (
     (_nvidia((8, 9)), ("FP8", "FP8-block")),
@@ -99,7 +101,11 @@ _VLLM = Library(
         Kernels(("NVFP4", "MXFP4"), _nvidia((7, 5)),
                 "vLLM: CUTLASS and FlashInfer from 10.0, weight-only Marlin (float4_e2m1f) below"),
         Kernels(("NVFP4-A16", "MXFP4-A16"), _nvidia((7, 5)), "vLLM, marlin_utils.py: float4_e2m1f from 7.5"),
-        Kernels(("NF4",), _nvidia((7, 0)), f"{_VLLM_TABLE}: bitsandbytes"),
+        Kernels(("W4AFP8-g128",), _nvidia((9, 0), (10, 0)),
+                "vLLM, quantization/kernels/mixed_precision/cutlass.py: Hopper only, group 128, no zero points"),
+        Kernels(("W4A16-g64-asym16",), _nvidia((8, 0)),
+                "vLLM, quantization/hqq_marlin.py: HQQ of 4 bits and group 64 from 8.0"),
+        Kernels(_BITSANDBYTES, _nvidia((7, 0)), f"{_VLLM_TABLE}: bitsandbytes"),
         Kernels(_GGUF, _nvidia((7, 0)), f"{_VLLM_TABLE}: GGUF; its page calls it experimental and under-optimized"),
         Kernels(_GGUF, _AMD, f"{_VLLM_TABLE}: GGUF on AMD GPUs"),
     ),
@@ -130,6 +136,7 @@ _TRTLLM = Library(
                 "TensorRT-LLM docs, reference/precision.md: INT8 and INT4 weight-only; measured on A100, L40S, H200"),
         Kernels(_INT8S, _nvidia((8, 0), (10, 0)),
                 "TensorRT-LLM docs, reference/precision.md: SmoothQuant; measured on A100, L40S, H200"),
+        Kernels(("W4AFP8-g128-static",), _nvidia((8, 9), (10, 0)), f"{_TRTLLM_TABLE}: W4A8 AWQ on Ada and Hopper"),
         Kernels(("FP8",), _nvidia((8, 9)), f"{_TRTLLM_TABLE}: FP8 per tensor from Ada"),
         Kernels(("FP8-channel",), _nvidia((9, 0), (10, 0)), f"{_TRTLLM_TABLE}: FP8 rowwise on Hopper"),
         Kernels(("FP8-block",), _nvidia((9, 0), (12, 0)),
@@ -169,7 +176,7 @@ _SGLANG = Library(
         Kernels(("NVFP4", "NVFP4-A16"), _AMD, f"{_SGLANG_TABLE}: petit_nvfp4"),
         Kernels(("MXFP4-A16",), _nvidia((8, 0)), f"{_SGLANG_TABLE}: mxfp4"),
         Kernels(("MXFP4-A16",), _AMD, f"{_SGLANG_TABLE}: mxfp4 on CDNA 3 through Aiter"),
-        Kernels(("NF4",), _nvidia((7, 5)), f"{_SGLANG_TABLE}: bitsandbytes"),
+        Kernels(_BITSANDBYTES, _nvidia((7, 5)), f"{_SGLANG_TABLE}: bitsandbytes"),
         Kernels(_GGUF, _nvidia((7, 5)), f"{_SGLANG_TABLE}: gguf"),
     ),
     refusals=(),
@@ -191,6 +198,10 @@ _TORCH = Library(
         Kernels(("W4A16-g32-asym", "W4A16-g64-asym", "W4A16-g128-asym", "W4A16-g256-asym",
                  "W4A16-g32", "W4A16-g64", "W4A16-g128", "W4A16-g256"), _nvidia((8, 0)),
                 "PyTorch _weight_int4pack_mm (tinygemm): bf16, group 32, 64, 128 or 256"),
+        Kernels(("W4A16-g32-asym16", "W4A16-g64-asym16", "W4A16-g128-asym16", "W4A16-g256-asym16"), _nvidia((8, 0)),
+                "PyTorch, native/cuda/int4mm.cu: qScaleAndZeros are bf16 pairs; HQQ and torchao store them so"),
+        Kernels(("W4A16-g32-asym16", "W4A16-g64-asym16", "W4A16-g128-asym16", "W4A16-g256-asym16"), _CPU,
+                "PyTorch, native/cpu/int4mm.cpp: scale and zero point of each group as one pair"),
         Kernels(("W8A8",), _nvidia((7, 5), (10, 0)), "PyTorch _int_mm; torchao int8 dynamic"),
         Kernels(("W8A8", "W8A8-static"), _X86, "PyTorch linear_dynamic and onednn.qlinear, measured on Zen 4"),
         Kernels(("W8A8", "W8A8-static"), _ARM, "PyTorch quantized engines on Arm"),
@@ -198,8 +209,8 @@ _TORCH = Library(
         Kernels(("FP8", "FP8-channel"), _nvidia((8, 9)), "PyTorch _scaled_mm from compute capability 8.9"),
         Kernels(("FP8", "FP8-channel"), _AMD, "PyTorch _scaled_mm on MI300"),
         Kernels(("NVFP4", "MXFP8", "MXFP4"), _nvidia((10, 0)), "torchao docs, workflows/inference.md: B200"),
-        Kernels(("NF4",), _nvidia((7, 5)), "bitsandbytes 0.50 notes: fused 4-bit GEMM, Turing to Blackwell"),
-        Kernels(("NF4",), _X86, "bitsandbytes Linear4bit on CPU, measured on Zen 4"),
+        Kernels(_BITSANDBYTES, _nvidia((7, 5)), "bitsandbytes 0.50 notes: fused 4-bit GEMM, Turing to Blackwell"),
+        Kernels(_BITSANDBYTES, _X86, "bitsandbytes Linear4bit on CPU, measured on Zen 4"),
     ),
     refusals=(
         Refusal(("w4a8",), _X86, "PyTorch runs its 4-bit dynamic product as reference code on x86, 1 % of the roof",
@@ -217,6 +228,9 @@ _TORCH = Library(
 _LLAMA_CPP = Library(
     "llama.cpp", "llama.cpp (ggml)",
     kernels=(
+        Kernels(("GGML-MXFP4",), _ANYWHERE, "ggml-org/llama.cpp: MXFP4 in ggml-cpu, -cuda, -metal (gpt-oss)"),
+        Kernels(("GGML-NVFP4",), _CPU, "ggml-org/llama.cpp, pull request 19769: vec_dot of NVFP4 and Q8_0"),
+        Kernels(("GGML-NVFP4",), _NVIDIA, "ggml-org/llama.cpp, pull request 20644: dp4a kernel of NVFP4 and Q8_1"),
         Kernels((*_FLOATS, *_GGUF), Where(kinds=("cpu",)), "ggml-org/llama.cpp: ggml-cpu, all block types"),
         Kernels((*_FLOATS, *_GGUF), _NVIDIA, "ggml-org/llama.cpp: ggml-cuda, compute capability 5.0 or higher"),
         Kernels((*_FLOATS, *_GGUF), _AMD, "ggml-org/llama.cpp: ggml-hip"),

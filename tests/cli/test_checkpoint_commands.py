@@ -46,6 +46,38 @@ def test_predict_compare_and_plan_take_the_path(quantized, tmp_path):
     assert codesign("plan", "--hw", "x86-avx512", "--model", str(path)).returncode == 0
 
 
+def test_plan_states_or_warns_of_what_is_stored(quantized, tmp_path):
+    common = ("--hw", "a100", "--model", str(quantized))
+    chosen = codesign("plan", *common, "--json", "--max-quality-loss", "1")
+    assert "quantized already (W4A16-g128)" in strict_json(chosen.stdout)["warnings"][-1]
+    plan = tmp_path / "plan.json"
+    done = codesign("plan", *common, "--scheme", "as-is", "--out", str(plan))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert codesign("plan", "show", str(plan)).stdout == done.stdout
+    exported = codesign("plan", "export", str(plan), "--to", "vllm", "--model", str(quantized))
+    assert f"vllm serve {quantized}" in exported.stdout
+    for option in (("--max-memory-gib", "3"), ("--schemes", "W8A8"), ("--objective", "memory")):
+        refusal = codesign("plan", *common, "--scheme", "as-is", *option)
+        assert refusal.returncode == 2
+        assert option[0] in refusal.stderr
+    plain = write_folder(tmp_path / "plain", llama(tiny.bf16))
+    (plain / "model.safetensors").write_bytes(b"version https://git-lfs")
+    assert "quantized already" not in codesign("plan", "--hw", "a100", "--model", str(plain)).stdout
+
+
+def test_compare_gives_the_warnings_of_predict(quantized):
+    tensors = {**llama(tiny.gptq()), "vision.weight": ("BF16", (512, 512))}
+    (quantized / "model.safetensors").write_bytes(tiny.tensor_file(tensors))
+    common = ("--model", str(quantized), "--scheme", "as-is")
+    predicted, compared = (
+        codesign("predict", "--hw", "a100", *common),
+        codesign("compare", "--hw", "a100,h100", *common),
+    )
+    assert (predicted.returncode, compared.returncode) == (0, 0)
+    assert "belong to no layer (vision.weight)" in predicted.stderr
+    assert compared.stderr == predicted.stderr
+
+
 def refused(*arguments, words):
     done = codesign(*arguments)
     assert done.returncode == 3, (done.stdout, done.stderr)

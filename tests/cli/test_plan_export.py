@@ -23,6 +23,21 @@ def plan_file(tmp_path_factory):
     return str(path)
 
 
+@pytest.fixture(scope="module")
+def plans(tmp_path_factory):
+    """Return the file of a plan for a model and a machine, which is made once."""
+    folder = tmp_path_factory.mktemp("plans")
+
+    def make(model, hardware):
+        path = folder / f"{model}-{hardware}.json"
+        if not path.exists():
+            done = codesign("plan", "--hw", hardware, "--model", model, *WORK, "--out", str(path))
+            assert done.returncode == 0, done.stderr
+        return path
+
+    return make
+
+
 def test_to_standard_output(plan_file):
     done = codesign("plan", "export", plan_file, "--to", "vllm")
     assert (done.returncode, done.stderr) == (0, "")
@@ -104,3 +119,65 @@ def test_runtime_says_what_runs_and_of_which_sizes():
     assert rows["W4A16-g128"]["level"] == "native"
     assert rows["Q4_K"]["k_multiple"] == 256
     assert "codesign scheme list" in codesign("scheme", "list", "--help").stdout
+
+
+def changed(path, out, change, **top):
+    """Write the plan with `change` made to every group of its blocks, which it takes from (group, number)."""
+    plan = json.loads(path.read_text()) | top
+    groups = [change(dict(group), i) if group["block_index"] is not None else [group]
+              for i, group in enumerate(plan["groups"])]  # fmt: skip
+    plan["groups"] = [one for made in groups for one in made]
+    out.write_text(json.dumps(plan))
+    return str(out)
+
+
+def all_in(scheme, method):
+    return lambda group, _i: [group | {"scheme": scheme, "method": method}]
+
+
+def torn(group, _i):
+    if group["name"] != "qkv":
+        return [group | {"scheme": "W4A16-g128", "method": "gptq"}]
+    parts = (("q", "W4A16-g128"), ("k", "W8A16"), ("v", "W8A16"))
+    return [group | {"name": name, "scheme": scheme, "method": "rtn"} for name, scheme in parts]
+
+
+def two_awq_schemes(group, i):
+    return [group | {"scheme": ("W4A16-g128-asym", "W4A16-g64-asym")[i % 2], "method": "awq"}]
+
+
+REFUSALS = [
+    ("torn", "llama-2-7b", "a100", {}, torn, "vllm",
+     "0.qkv is multiplied as one, and the plan tears it apart: k in W8A16"),
+    ("k", "smollm2-135m", "a100", {}, all_in("W4A16-g128", "gptq"), "llm-compressor", "k = 576 is not a multiple"),
+    ("shards", "llama-2-7b", "a100", {"gpu_count": 4}, all_in("W4A16-g128", "gptq"), "gptqmodel",
+     "0.down in W4A16-g128: W4A16-g128 has one scale per 128 values along k, and k = 2752"),
+    ("gpu", "llama-2-7b", "a100", {}, all_in("W4A8-g128", "rtn"), "vllm", "on Arm CPUs only"),
+    ("format", "llama-2-7b", "a100", {}, all_in("FP8-channel", "rtn"), "gptqmodel",
+     "GPTQ and AWQ checkpoints hold weight-only integers"),
+    ("awq", "llama-2-7b", "a100", {}, two_awq_schemes, "gptqmodel", "AWQ checkpoints hold one scheme, not W4A16-g"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "model", "hardware", "top", "change", "tool", "words"), REFUSALS)
+def test_what_cannot_be_made_is_refused_or_promoted(name, model, hardware, top, change, tool, words, plans, tmp_path):
+    plan = changed(plans(model, hardware), tmp_path / f"{name}.json", change, **top)
+    out = tmp_path / "recipe"
+    refused = codesign("plan", "export", plan, "--to", tool, "-o", str(out))
+    assert (refused.returncode, refused.stdout) == (3, "")
+    assert words in refused.stderr
+    assert "--promote takes the" in refused.stderr
+    assert not out.exists()
+    done = codesign("plan", "export", plan, "--to", tool, "-o", str(out), "--promote")
+    assert done.returncode == 0, done.stderr
+    assert "Promoted: 0." in done.stderr
+    assert "That takes the weights from" in done.stderr
+    assert "time per output token from" in done.stderr
+
+
+def test_what_no_scheme_can_mend_is_refused_even_with_promotion(plans, tmp_path):
+    """32 heads do not divide over three devices."""
+    plan = changed(plans("llama-2-7b", "a100"), tmp_path / "three.json", lambda g, _i: [g], gpu_count=3)
+    done = codesign("plan", "export", plan, "--to", "vllm", "--promote")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "32 attention heads of llama-2-7b do not divide over 3 devices; plan with --gpus" in done.stderr

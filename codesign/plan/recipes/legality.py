@@ -50,6 +50,7 @@ class Bench:
             return None
         return (
             self.tool.problem(scheme, method)
+            or self.tool.machine_problem(scheme, self.deployment.target.hardware)
             or self._kernel_problem(scheme)
             or group_problem(group, scheme, self.deployment)
             or _shard_problem(group, scheme, self.deployment)

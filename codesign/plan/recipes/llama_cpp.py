@@ -1,7 +1,8 @@
 """`llama-quantize` with one `--tensor-type` per set of tensors, and `llama-server` for the result.
 
-Source: llama.cpp, tools/quantize/README.md (`--tensor-type REGEX=TYPE`, searched for in the tensor's name, first match
-wins; --token-embedding-type, --output-tensor-type, --imatrix) and tools/server/README.md (-c over all slots, -np,
+Source: llama.cpp, tools/quantize/README.md (`--tensor-type REGEX=TYPE`, searched for in the tensor's name; here no name
+has two matches, because the last one won once (#14572) and the first one does now; --token-embedding-type,
+--output-tensor-type, --imatrix) and tools/server/README.md (-c over all slots, -np,
 --cache-type-k, --cache-type-v, -fa, -ngl, --split-mode, -t); names of tensors: gguf-py/gguf/constants.py.
 """
 
@@ -27,12 +28,15 @@ TENSORS: Mapping[Role, tuple[str, ...]] = {
 EXPERT_TENSORS = ("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps", "ffn_gate_up_exps")
 KV_NAMES = {"bf16": "bf16", "fp16": "f16", "q8_0": "q8_0", "q4_0": "q4_0"}
 _FLOATS = {"BF16": "bf16", "FP16": "f16", "FP32": "f32"}
-# The file type whose default mix is nearest; every tensor is named, so that it decides nothing but metadata.
-_FILE_TYPES = {"Q5_K": "Q5_K_S", "Q4_K": "Q4_K_S", "Q3_K": "Q3_K_S", "Q2_K": "Q2_K_S", "BF16": "BF16", "FP16": "F16"}
+# Every tensor is named, so that the type of the file is metadata; it is one that no tensor has, because builds between
+# #19770 and #22572 drop a --tensor-type that equals it.
+_FILE_TYPES = ("Q8_0", "Q6_K", "Q5_0", "Q4_0", "Q4_1", "Q5_1")
 
 
 def problem(scheme: Scheme, _method: str) -> str | None:
     """Return why a GGUF file cannot hold the scheme."""
+    if scheme.name == "GGML-NVFP4":
+        return "llama-quantize makes no NVFP4; convert_hf_to_gguf.py repacks it from a Model Optimizer checkpoint."
     return None if scheme.family == "gguf" else f"GGUF files hold ggml types such as Q4_K, not {scheme}."
 
 
@@ -43,7 +47,7 @@ def deployment_problem(plan: Plan) -> str | None:
 
 def type_name(scheme: Scheme) -> str:
     """Return the name that ggml gives the type."""
-    return _FLOATS.get(scheme.name, scheme.name.lower())
+    return _FLOATS.get(scheme.name, scheme.name.lower().removeprefix("ggml-"))
 
 
 def tensors(module: PlannedModule) -> tuple[str, ...]:
@@ -52,7 +56,9 @@ def tensors(module: PlannedModule) -> tuple[str, ...]:
 
 
 def write(export: Export) -> str:
-    """Return both commands, the conversion from Hugging Face before them."""
+    """Return both commands, the conversion from Hugging Face before them; the second alone if the file is there."""
+    if export.stored:
+        return header(export, TOOL.written_for) + _server(export, export.source)
     full, file = f"{export.name}-full.gguf", f"{export.output}.gguf"
     head = next(module for module in export.modules if module.role == "head")
     embedding = export.modules[-1]
@@ -62,15 +68,21 @@ def write(export: Export) -> str:
         ("--output-tensor-type", type_name(head.scheme)),
         *((("--imatrix", "imatrix.gguf"),) if _wants_imatrix(export) else ()),
     ]
-    base = next(iter(export.schemes.values()), export.sixteen_bit).name
     return (
         header(export, TOOL.written_for)
         + _conversion(export, full)
         + (_IMATRIX.format(full=full) if _wants_imatrix(export) else "")
         + command("llama-quantize", options).rstrip("\n")
-        + f" \\\n  {full} {file} {_FILE_TYPES.get(base, base)}\n"
+        + f" \\\n  {full} {file} {file_type(export)}\n"
         + _server(export, file)
     )
+
+
+def file_type(export: Export) -> str:
+    """Return the type that the file is said to have."""
+    if not export.schemes:
+        return _FLOATS[export.sixteen_bit.name].upper()
+    return next((name for name in _FILE_TYPES if name not in export.schemes), _FILE_TYPES[0])
 
 
 def _conversion(export: Export, full: str) -> str:
@@ -138,4 +150,5 @@ TOOL = Tool(
     deployment_problem=deployment_problem,
     serves=True,
     kv_names=KV_NAMES,
+    fuses=False,
 )

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from codesign.cost.as_is import AS_IS
 from codesign.cost.deployment import Assignment, Deployment, deploy, kv_format
 from codesign.cost.inference import InferencePrediction, predict_inference
 from codesign.errors import CapabilityError, InputError
@@ -54,7 +55,10 @@ def make_recipe(inputs: Inputs, tool: Tool, *, promote: bool = False) -> Recipe:
     """Return the recipe; InputError says what the tool cannot make unless `promote` lets it take wider schemes."""
     bench = make_bench(inputs, tool)
     refuse_ragged_shards(bench.deployment)
-    choices, changes = _planned(inputs.plan, fused_groups(inputs.model), promote=promote)
+    groups = fused_groups(inputs.model)
+    if not tool.fuses:
+        groups = tuple(part for group in groups for part in _as_planned(group, inputs.plan))
+    choices, changes = _planned(inputs.plan, groups, promote=promote)
     kv, kv_problem = _kv(inputs, bench)
     if promote:
         choices, more = promoted(bench, choices)
@@ -63,7 +67,7 @@ def make_recipe(inputs: Inputs, tool: Tool, *, promote: bool = False) -> Recipe:
     why = first_problem(bench, choices) or (None if promote else kv_problem)
     if why is not None:
         raise InputError(f"{tool.title} cannot make this plan: {why} --promote takes the next wider scheme there.")
-    remarks = [*_identity_remarks(inputs), *promotion_remarks(changes)]
+    remarks = [*_identity_remarks(inputs), *_source_remarks(inputs, tool), *promotion_remarks(changes)]
     if kv_problem:
         remarks.append(f"Promoted: the KV cache from {inputs.plan.kv} to {kv}: {kv_problem}")
     if changes or kv_problem:
@@ -111,6 +115,15 @@ def make_bench(inputs: Inputs, tool: Tool) -> Bench:
         thread_count=plan.thread_count,
     )
     return Bench(tool, deploy(inputs.hardware, inputs.model, setting), known_kernels=bool(tool.libraries))
+
+
+def _as_planned(group: FusedGroup, plan: Plan) -> tuple[FusedGroup, ...]:
+    """Return the group whole, or layer by layer where the plan has a scheme for each of them."""
+    keys = {(one.block_index, one.name) for one in plan.groups}
+    parts = [(group.block_index, layer.role) for layer in group.layers]
+    if group.key in keys or not parts or not keys.issuperset(parts):
+        return (group,)
+    return tuple(replace(group, name=layer.role, layers=(layer,)) for layer in group.layers)
 
 
 def _planned(plan: Plan, groups: Sequence[FusedGroup], *, promote: bool) -> tuple[list[Choice], list[Promotion]]:
@@ -227,6 +240,16 @@ def _identity_remarks(inputs: Inputs) -> tuple[str, ...]:
         f"The {thing} is not the one that was planned for (its file has changed since); plan again to be sure."
         for thing, (then, now) in pairs.items()
         if then != now and plan.groups
+    )
+
+
+def _source_remarks(inputs: Inputs, tool: Tool) -> tuple[str, ...]:
+    """Return that the recipe of a plan which states a checkpoint needs other weights than that one's."""
+    if inputs.plan.objective != AS_IS or tool.serves:
+        return ()
+    return (
+        f"The plan states what {inputs.plan.model} is stored in already; this recipe makes the like from 16-bit "
+        "weights, so put those in the place of its source.",
     )
 
 

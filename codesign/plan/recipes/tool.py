@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from codesign.cost.as_is import AS_IS
 from codesign.hardware.hardware import Hardware
 from codesign.model.layers import Model
 from codesign.plan.file import Plan
@@ -40,6 +41,11 @@ class Export:
         return {name: members[0].scheme for name, members in by_scheme(self.modules).items()}
 
     @property
+    def stored(self) -> bool:
+        """Return whether the weights lie at `source` as the plan says already."""
+        return self.plan.objective == AS_IS
+
+    @property
     def context_tokens(self) -> int:
         """Return the tokens of one sequence at its end."""
         return self.plan.workload.final_context_tokens
@@ -59,6 +65,11 @@ class Export:
 Problem = Callable[[Scheme, str], str | None]
 
 
+def no_machine_problem(_scheme: Scheme, _hardware: Hardware) -> str | None:
+    """Return None: the tool makes a scheme on all machines that have kernels for it."""
+    return None
+
+
 def no_whole_problem(_modules: tuple[PlannedModule, ...]) -> str | None:
     """Return None: any schemes may stand side by side."""
     return None
@@ -74,8 +85,10 @@ class Tool:
     """A program that makes or serves a plan.
 
     `libraries` run what it makes, the usual one first; none where this project has no kernel table for it.
-    `problem` says why it cannot express a scheme (made with a method), `whole_problem` why not these modules together,
-    `deployment_problem` why it cannot serve on these devices. One that serves also takes a plan of 16 bits.
+    `problem` says why it cannot express a scheme (made with a method), `machine_problem` why not on this machine,
+    `whole_problem` why not these modules together, `deployment_problem` why it cannot serve on these devices. One that
+    serves also takes a plan of 16 bits. One that `fuses` merges the layers of a group into one multiplication, so that
+    they must have one scheme.
     `kv_names` are its own words for KV formats; where it has none, any will do that the library runs.
     """
 
@@ -86,10 +99,12 @@ class Tool:
     libraries: tuple[str, ...]
     write: Callable[[Export], str]
     problem: Problem
+    machine_problem: Callable[[Scheme, Hardware], str | None] = no_machine_problem
     whole_problem: Callable[[tuple[PlannedModule, ...]], str | None] = no_whole_problem
     deployment_problem: Callable[[Plan], str | None] = no_deployment_problem
     serves: bool = False
     kv_names: Mapping[str, str] = field(default_factory=dict)
+    fuses: bool = True
 
     @property
     def written_for(self) -> str:

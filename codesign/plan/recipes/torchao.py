@@ -8,6 +8,7 @@ what nothing matches stays as it is; Transformers takes it as `TorchAoConfig(qua
 from typing import Any
 
 from codesign.files import to_json
+from codesign.hardware.hardware import Hardware
 from codesign.plan.recipes.patterns import by_scheme, module_patterns
 from codesign.plan.recipes.tool import Export, Tool, remarks
 from codesign.quality.methods import group_size_of
@@ -15,6 +16,11 @@ from codesign.schemes.scheme import Scheme
 
 Config = dict[str, Any]
 INT4_GROUPS = (32, 64, 128, 256)
+USAGE = (
+    "torchao: quantize_(model, config_from_dict(json.load(open(FILE))), filter_fn=None)",
+    "Transformers: TorchAoConfig(quant_type=config_from_dict(...), include_input_output_embeddings=True); without the "
+    "second argument it leaves lm_head in 16 bits",
+)
 
 
 def _typed(name: str, version: int = 1, **data: Any) -> Config:
@@ -62,6 +68,13 @@ def problem(scheme: Scheme, _method: str) -> str | None:
     return None if config(scheme) else f"torchao has no config for {scheme}."
 
 
+def machine_problem(scheme: Scheme, hardware: Hardware) -> str | None:
+    """Return why torchao's config cannot make the scheme on this machine."""
+    if hardware.kind == "cpu" and scheme.family == "w4a16":
+        return f"torchao packs {scheme} for GPUs only; its packing for CPUs is a prototype that JSON cannot name."
+    return None
+
+
 def write(export: Export) -> str:
     """Return the config as JSON, with a comment beside it that torchao ignores."""
     keys: dict[str, Config] = {}
@@ -69,7 +82,8 @@ def write(export: Export) -> str:
         found = config(members[0].scheme)
         quantized = [module for module in members if module.role != "embedding"]
         keys |= {f"re:{pattern}": dict(found or {}) for pattern in module_patterns(quantized, export.modules)}
-    return to_json({"_comment": remarks(export, TOOL.written_for), **_typed("FqnToConfig", fqn_to_config=keys)})
+    comments = [*remarks(export, TOOL.written_for), *USAGE]
+    return to_json({"_comment": comments, **_typed("FqnToConfig", fqn_to_config=keys)})
 
 
 TOOL = Tool(
@@ -80,4 +94,5 @@ TOOL = Tool(
     libraries=("torch", "vllm"),
     write=write,
     problem=problem,
+    machine_problem=machine_problem,
 )

@@ -1,14 +1,15 @@
 """`trtllm-serve` for a plan, with its YAML of options.
 
 Source: TensorRT-LLM docs, commands/trtllm-serve (--backend, --max_seq_len, --max_batch_size, --tp_size, --ep_size,
---extra_llm_api_options) and llm-api/reference, KvCacheConfig.dtype (auto, fp8).
+--config; before 1.2 that was --extra_llm_api_options only, which is an alias now, #9104 and #10005) and
+llm-api/reference, KvCacheConfig.dtype (auto, fp8).
 """
 
 import shlex
 
 from codesign.plan.recipes.shell import Option, command
 from codesign.plan.recipes.tool import Export, Tool, any_scheme, comment, header
-from codesign.plan.recipes.vllm import mixed_families
+from codesign.plan.recipes.vllm import checkpoint, mixed_families
 
 KV_NAMES = {"bf16": "auto", "fp16": "auto", "fp8": "fp8"}
 
@@ -24,14 +25,15 @@ def write(export: Export) -> str:
     ]
     if plan.expert_parallel > 1:
         options.append(("--ep_size", str(plan.expert_parallel)))
-    options.append(("--extra_llm_api_options", "trtllm-options.yaml"))
-    made = comment(f"{export.output} is made with the recipe of: codesign plan export PLAN --to modelopt")
+    options.append(("--config", "trtllm-options.yaml"))
+    served = checkpoint(export)
+    made = comment(f"{served} is made with the recipe of: codesign plan export PLAN --to modelopt")
     settings = f"kv_cache_config:\n  dtype: {KV_NAMES[export.kv.name]}\n"
     return (
         header(export, TOOL.written_for)
-        + (made if export.schemes else "")
+        + ("" if served == export.source else made)
         + f"cat > trtllm-options.yaml <<'END'\n{settings}END\n"
-        + command(f"trtllm-serve {shlex.quote(export.output if export.schemes else export.source)}", options)
+        + command(f"trtllm-serve {shlex.quote(served)}", options)
     )
 
 

@@ -2,7 +2,8 @@
 
 Source: vLLM docs, cli/serve and configuration/engine_args (--kv-cache-dtype auto, fp8, fp8_e4m3, fp8_e5m2;
 --max-model-len; --max-num-seqs; --tensor-parallel-size; --enable-expert-parallel; --quantization); the scheme of a
-checkpoint is read from its config.json, so that only in-flight quantization and GGUF files are named.
+checkpoint is read from its config.json, so that only in-flight quantization and GGUF files are named; the latter are
+read by a plugin since 0.24 (#39612).
 """
 
 import shlex
@@ -45,8 +46,8 @@ def _quantization(export: Export) -> list[Option]:
 
 
 def checkpoint(export: Export) -> str:
-    """Return what is served: the plan's checkpoint, or the model itself where weights are quantized in flight."""
-    if not export.schemes or set(export.schemes) == {"NF4"}:
+    """Return what is served: the plan's checkpoint, or the model itself where it is that or is quantized in flight."""
+    if export.stored or not export.schemes or set(export.schemes) == {"NF4"}:
         return export.source
     gguf = any(scheme.family == "gguf" for scheme in export.schemes.values())
     return f"{export.output}.gguf" if gguf else export.output
@@ -54,10 +55,12 @@ def checkpoint(export: Export) -> str:
 
 def _how_made(export: Export) -> str:
     made = checkpoint(export)
+    gguf = made.endswith(".gguf")
+    plugin = comment("vLLM reads GGUF files since 0.24 with a plugin: pip install vllm-gguf-plugin") if gguf else ""
     if made == export.source:
-        return ""
-    tool = "llama.cpp" if made.endswith(".gguf") else "llm-compressor"
-    return comment(f"{made} is made with the recipe of: codesign plan export PLAN --to {tool}")
+        return plugin
+    tool = "llama.cpp" if gguf else "llm-compressor"
+    return plugin + comment(f"{made} is made with the recipe of: codesign plan export PLAN --to {tool}")
 
 
 def deployment_problem(plan: Plan) -> str | None:

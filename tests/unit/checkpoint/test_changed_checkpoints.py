@@ -8,9 +8,9 @@ import pytest
 from codesign.checkpoint.checkpoint import read_checkpoint
 from codesign.errors import InputError
 from codesign.model.safetensors_file import read_safetensors
+from tests.checkpoint_kinds import KINDS
 from tests.crafted_checkpoints import no_hang
 from tests.tiny_checkpoints import llama, write_folder
-from tests.unit.checkpoint.test_checkpoint import KINDS
 
 JUNK = (None, 0, -1, 2**40, 1.5, True, "", "x", "re:(", "re:.*", [], [1], ["a"], {}, {"a": 1}, {"a": {"b": []}})
 DTYPES = ("BF16", "F32", "U8", "I8", "I32", "F8_E4M3", "F8_E8M0", "I64")

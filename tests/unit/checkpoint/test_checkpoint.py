@@ -12,89 +12,8 @@ from codesign.model.groups import fused_groups
 from codesign.model.safetensors_file import read_safetensors
 from codesign.schemes.storage import weight_bytes
 from tests import tiny_checkpoints as tiny
+from tests.checkpoint_kinds import A8, GPTQ, KINDS, LINEAR, W4, W8, compressed
 from tests.tiny_checkpoints import LAYERS, llama, write_folder
-
-A8 = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True}
-W4 = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 128}
-W8 = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"}
-F8 = {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "channel"}
-FP8_TOKENS = {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "token", "dynamic": True}
-FP8_STATIC = {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "tensor", "dynamic": False}
-FP4_LOCAL = {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16, "dynamic": "local"}
-
-
-def compressed(*groups, **more):
-    """Return a config of compressed-tensors from (targets, weights, input activations)."""
-    named = {
-        f"group_{i}": {"targets": list(targets), "weights": weights, "input_activations": inputs}
-        for i, (targets, weights, inputs) in enumerate(groups)
-    }
-    return {"quant_method": "compressed-tensors", "config_groups": named, "ignore": ["lm_head"], **more}
-
-
-def modelopt(algorithm, **more):
-    quantization = {"quant_algo": algorithm, "exclude_modules": ["lm_head"], **more}
-    return {"quant_method": "modelopt", "quantization": quantization}
-
-
-LINEAR = ("Linear",)
-GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": True, "sym": True}
-KINDS = {
-    "bf16": (tiny.bf16, None, "BF16"),
-    "gptq": (tiny.gptq(), GPTQ, "W4A16-g128"),
-    "gptq whole rows": (tiny.gptq(4, -1), {**GPTQ, "group_size": -1}, "W4A16"),
-    "gptq 8 bits": (tiny.gptq(8, 32), {**GPTQ, "bits": 8, "group_size": 32}, "W8A16-g32"),
-    "gptq 3 bits": (tiny.gptq(3), {**GPTQ, "bits": 3}, "W3A16-g128"),
-    "gptq_v2 asymmetric": (tiny.gptq(), {**GPTQ, "checkpoint_format": "gptq_v2", "sym": False}, "W4A16-g128-asym"),
-    "awq": (tiny.awq, {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True}, "W4A16-g128-asym"),
-    "auto-round": (tiny.gptq(), {**GPTQ, "quant_method": "auto-round"}, "W4A16-g128"),
-    "pack-quantized": (tiny.packed(), compressed((LINEAR, W4, None)), "W4A16-g128"),
-    "pack-quantized with zeros": (tiny.packed(zeros=True), compressed((LINEAR, W4, None)), "W4A16-g128-asym"),
-    "W4A8": (tiny.packed(), compressed((LINEAR, W4, A8)), "W4A8-g128"),
-    "W4A8 in fp8": (
-        tiny.packed(), compressed((LINEAR, W4, FP8_TOKENS)), "int4 per group of 128, fp8 activations per token",
-    ),
-    "int-quantized": (tiny.int8(), compressed((LINEAR, W8, A8)), "W8A8"),
-    "int-quantized static": (
-        tiny.int8(), compressed((LINEAR, W8, {**A8, "strategy": "tensor", "dynamic": False})), "W8A8-static",
-    ),
-    "int8 weights only": (tiny.int8(), compressed((LINEAR, W8, None)), "W8A16"),
-    "float-quantized": (tiny.fp8(lambda n, k: (n, 1)), compressed((LINEAR, F8, FP8_TOKENS)), "FP8-channel"),
-    "fp8 static": (tiny.fp8(lambda n, k: (1,), inputs=True), compressed((LINEAR, F8, FP8_STATIC)), "FP8"),
-    "nvfp4": (tiny.nvfp4, compressed((LINEAR, {"num_bits": 4, "type": "float"}, FP4_LOCAL)), "NVFP4"),
-    "nvfp4a16": (tiny.nvfp4, compressed((LINEAR, {"num_bits": 4, "type": "float"}, None)), "NVFP4-A16"),
-    "deepseek fp8": (
-        tiny.fp8(lambda n, k: (n // 128, k // 128), "weight_scale_inv"),
-        {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}, "FP8-block",
-    ),
-    "vllm fp8 static": (
-        tiny.fp8(lambda n, k: (), inputs=True), {"quant_method": "fp8", "activation_scheme": "static"}, "FP8",
-    ),
-    "vllm fp8 dynamic": (
-        tiny.fp8(lambda n, k: ()), {"quant_method": "fp8", "activation_scheme": "dynamic"}, "FP8-dynamic",
-    ),
-    "modelopt fp8": (tiny.fp8(lambda n, k: (), inputs=True), modelopt("FP8"), "FP8"),
-    "modelopt nvfp4": (tiny.modelopt_nvfp4, modelopt("NVFP4"), "NVFP4"),
-    "modelopt awq": (tiny.modelopt_int4, modelopt("W4A16_AWQ"), "W4A16-g128"),
-    "nf4": (tiny.bitsandbytes(), {"quant_method": "bitsandbytes", "load_in_4bit": True}, "NF4"),
-    "nf4 once": (
-        tiny.bitsandbytes(double=False), {"quant_method": "bitsandbytes", "load_in_4bit": True},
-        "NF4 per 64, 32-bit scales, 16-bit activations",
-    ),
-    "fp4": (
-        tiny.bitsandbytes("fp4"), {"load_in_4bit": True}, "FP4 per 64, double-quantized scales, 16-bit activations",
-    ),
-    "LLM.int8": (
-        tiny.llm_int8, {"quant_method": "bitsandbytes", "load_in_8bit": True},
-        "LLM.int8 (int8 per channel, outliers in 16 bits)",
-    ),
-    "hqq": (
-        tiny.hqq, {"quant_method": "hqq", "quant_config": {"weight_quant_params": {"nbits": 4, "group_size": 64}}},
-        "HQQ int4 per 64, 16-bit activations",
-    ),
-    "torchao of before": (tiny.old_torchao, {"quant_method": "torchao", "quant_type": {}}, "torchao I8"),
-    "torchao": (tiny.torchao, {"quant_method": "torchao", "quant_type": {}}, "torchao I8"),
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -117,7 +36,13 @@ def test_every_kind_gives_its_scheme_and_accounts_every_byte(kind, tmp_path):
     )
 
 
-@pytest.mark.parametrize("kind", ["pack-quantized", "awq", "deepseek fp8", "modelopt nvfp4", "nf4"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "pack-quantized", "awq", "deepseek fp8", "modelopt nvfp4", "nf4", "nf4 once", "fp4", "fp4 once", "hqq",
+        "torchao int4", "torchao int4 in tiles", "W4A8 in fp8",
+    ],
+)  # fmt: skip
 def test_bytes_agree_with_the_storage_formulae_of_the_scheme(kind, tmp_path):
     maker, quantization, wanted = KINDS[kind]
     checkpoint = read_checkpoint(str(write_folder(tmp_path, llama(maker), quantization)))

@@ -376,3 +376,10 @@ def test_active_parameters_count_top_k_of_the_experts(experts: int, data: st.Dat
     one = 3 * 64 * 160
     assert model.parameter_count - model.active_parameter_count == 3 * (experts - top_k) * one
     assert asdict(model)["blocks"][0]["experts"]["expert_count"] == experts
+
+
+def test_transformers_5_spells_the_experts_of_qwen3_otherwise():
+    config = llama_config(model_type="qwen3_moe", moe_intermediate_size=32, num_experts_per_tok=2)
+    old, new = (build_model(config | {key: 4}, "config.json") for key in ("num_experts", "num_local_experts"))
+    assert old.blocks == new.blocks
+    assert old.digest == new.digest

@@ -1,10 +1,8 @@
 """Expand every recipe over all names of the model, as its tool would: exactly the plan must come back."""
 
-import ast
 import fnmatch
 import json
 import re
-import shlex
 import sys
 from types import SimpleNamespace
 
@@ -12,6 +10,7 @@ import gguf
 import pytest
 import yaml
 from planned import DECOYS, inputs_of, module_names, planned, shuffled
+from recipe_text import arguments, commands, modelopt_config
 
 from codesign.model.file import load_model
 from codesign.plan.recipes.make import make_recipe
@@ -87,14 +86,6 @@ def test_llm_compressor(model, method):
     check(plan, compressed_tensors_reader(text_of(plan, "llm-compressor")), same_as_compressed_tensors)
 
 
-def modelopt_config(recipe):
-    """Return the dictionary that the script passes to mtq.quantize."""
-    for node in ast.parse(recipe).body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "CONFIG":
-            return ast.literal_eval(node.value)
-    raise AssertionError("no CONFIG")
-
-
 def modelopt_reader(recipe):
     entries = modelopt_config(recipe)["quant_cfg"]
 
@@ -168,21 +159,6 @@ def test_gptqmodel_makes_awq_of_one_bit_width():
     check(plan, gptqmodel_reader(text), same_as_gptqmodel)
     config = json.loads(text)
     assert (config["method"], config["format"], config["sym"]) == ("awq", "gemm", False)
-
-
-def arguments(line):
-    """Return the flags of a command with their values; a flag that is repeated keeps all of them."""
-    words, found = shlex.split(line), {}
-    for flag, value in zip(words, [*words[1:], ""], strict=True):
-        if flag.startswith("-") and not flag.lstrip("-").isdigit():
-            found.setdefault(flag, []).append(value)
-    return found
-
-
-def commands(recipe):
-    """Return the commands of a recipe, continued lines joined."""
-    lines = recipe.replace("\\\n", " ").splitlines()
-    return [line for line in lines if line and not line.startswith("#")]
 
 
 def auto_round_expression(pattern):
