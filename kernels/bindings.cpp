@@ -4,13 +4,28 @@
 #include "common/cpu.h"
 #include "common/pages.h"
 #include "common/pool.h"
+#include "kv_attention/bindings.h"
 #include "roofs/bindings.h"
+#include "w4a16_gemm/bindings.h"
+#include "w4a8_gemm/bindings.h"
+#include "w8a16_gemm/bindings.h"
+#include "w8a8_gemm/bindings.h"
 
 namespace nb = nanobind;
 
 namespace {
 
+// Of contiguous memory, numpy arrays among others: ten times as fast as array.ctypes.data.
+uintptr_t address_of(nb::handle array) {
+    Py_buffer view;
+    if (PyObject_GetBuffer(array.ptr(), &view, PyBUF_SIMPLE) != 0) throw nb::python_error();
+    const uintptr_t address = uintptr_t(view.buf);
+    PyBuffer_Release(&view);
+    return address;
+}
+
 void bind_common(nb::module_ &m) {
+    m.def("address_of", &address_of);
     m.def("isa_runs", [](int32_t isa) { return codesign_isa_runs(isa) != 0; });
     m.def("isa_best", [] { return codesign_isa_best(); });
     m.def("isa_text", [](int32_t isa) { return codesign_isa_text(isa); });
@@ -23,5 +38,10 @@ void bind_common(nb::module_ &m) {
 
 NB_MODULE(_native, m) {
     bind_common(m);
+    bind_kv_attention(m);
     bind_roofs(m);
+    bind_w4a16_gemm(m);
+    bind_w4a8_gemm(m);
+    bind_w8a16_gemm(m);
+    bind_w8a8_gemm(m);
 }

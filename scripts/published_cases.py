@@ -8,9 +8,9 @@ import published_words as words
 from measured_rows import reference_folder
 
 from codesign.cost.deployment import Assignment, Deployment, deploy, uniform_assignment
-from codesign.hardware.threads import with_threads
 from codesign.hardware.file import load_hardware
 from codesign.hardware.hardware import Hardware
+from codesign.hardware.threads import with_threads
 from codesign.model.file import load_model
 from codesign.model.layers import Model
 from codesign.schemes.catalog import parse_scheme

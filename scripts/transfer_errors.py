@@ -25,7 +25,9 @@ def predictions(frame: pd.DataFrame) -> pd.DataFrame:
         hardware, scheme, library = load_hardware(hw), parse_scheme(name), engine.split("-")[0]
         sizes = [rows[size].to_numpy(float) for size in ("m", "n", "k")]
         for machine, sheet_library in shipped_sheets():
-            calibration = load_sheet(machine, sheet_library).calibrations.get(("gemm", sheet_key(scheme)))
+            if load_hardware(machine).kind != hardware.kind:
+                continue
+            calibration = load_sheet(machine, sheet_library).calibrations.get(("gemm", sheet_key(scheme, hardware)))
             if calibration is None:
                 continue
             constants = scaled(calibration.constants, hardware, load_hardware(machine))

@@ -16,11 +16,15 @@ COMMANDS = {
     "plan": "which scheme for which layer, within budgets",
     "predict": "time, memory, energy and cost of one scheme, or of tables of kernels and servers",
     "compare": "machines against schemes, in one table",
+    "profile": "measure the kernels that are here, each checked before it is timed",
+    "records": "show, merge, export and import measurements",
+    "report": "one page from a run of the profiler: predicted against measured, what paid and what not",
     "validate": "predicted against measured, for a table of kernels or servers",
     "fit": "a kernel sheet of one's own from a table of measured kernels",
     "hw": "list, show, check and copy hardware profiles",
     "model": "list and show models",
     "scheme": "list schemes, and what runs where",
+    "doctor": "what is here to measure with, and what is missing for what",
 }
 EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_OUTPUT = 2, 130, 143, 1
 

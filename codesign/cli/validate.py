@@ -33,7 +33,11 @@ class Percent(click.ParamType[float]):
     context_settings=HELP,
 )
 @click.option(
-    "--input", "input_path", required=True, metavar="FILE", help="Measured kernels or servers as CSV or Parquet."
+    "--input",
+    "input_path",
+    required=True,
+    metavar="FILE|RUN",
+    help="Measured kernels or servers as CSV or Parquet, or a run of `codesign profile`.",
 )
 @click.option("--html", metavar="FILE", help="Write one offline page.")
 @click.option("--force", is_flag=True, help="Replace an existing page.")
@@ -54,12 +58,12 @@ def command(input_path: str, *, html: str | None, force: bool, fail_above: float
     from codesign.cli.options import output_path
     from codesign.cli.output import print_json
     from codesign.cli.validate_view import print_validation
-    from codesign.cost.measured import read_measured_table
     from codesign.cost.sheet_file import read_sheets
     from codesign.cost.validate import predict_figures, validate_table
+    from codesign.profiler.export import read_measurements
 
     page = output_path(html, force=force)
-    table = read_measured_table(input_path)
+    table = read_measurements(input_path)
     predicted = predict_figures(table, read_sheets(given["sheet_files"]))
     found = validate_table(table, predicted)
     if page is not None:

@@ -13,6 +13,7 @@ from codesign.cost.attention_time import (
     prefill_seconds,
 )
 from codesign.cost.calibration import choose
+from codesign.cost.cpu_attention_time import cpu_attention_seconds, is_cpu_attention_sheet
 from codesign.cost.kernels import KernelPrediction, datasheet_prediction, datasheet_rates
 from codesign.cost.roofline import KernelTime, OpCost
 from codesign.cost.target import Target
@@ -52,7 +53,10 @@ def attention(target: Target, kv: KvFormat, shape: AttentionShape) -> KernelPred
     dims = shape.head_dim.astype(np.int64)
     token_bytes = as_floats(bytes_per_token(kv, 2 * dims, dims))
     work = attention_work(target.hardware, attention_math_dtype(target.hardware), shape, token_bytes)
-    time = (decode_seconds if decode else prefill_seconds)(chosen.constants, work)
+    seconds = decode_seconds if decode else prefill_seconds
+    if is_cpu_attention_sheet(chosen.constants):
+        seconds = cpu_attention_seconds
+    time = seconds(chosen.constants, work)
     sizes = {name: getattr(shape, name) for name in SIZES}
     form = np.shape(datasheet.predicted_s)
     compute_s, memory_s, fixed_s, predicted_s = (

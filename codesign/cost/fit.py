@@ -16,6 +16,7 @@ from codesign.cost.collective_time import COLLECTIVE_KEY
 from codesign.cost.collectives import COMMON_LIBRARY, connecting_link
 from codesign.cost.fit_attention import AttentionRows, fit_attention_decode, fit_attention_prefill
 from codesign.cost.fit_collective import CollectiveRows, fit_collective
+from codesign.cost.fit_cpu_attention import fit_cpu_attention
 from codesign.cost.fit_cpu_gemm import fit_cpu_gemm
 from codesign.cost.fit_gemm import GemmRows, fit_gemm
 from codesign.cost.fit_moe import MoeRows, fit_moe
@@ -105,6 +106,16 @@ def select_rows(frame: "DataFrame", hardware: Hardware, library: str) -> Selecti
     return Selection(frame[chosen].reset_index(drop=True), wanted, found, int((~chosen).sum()))
 
 
+def libraries_of(frame: "DataFrame", hardware: Hardware) -> tuple[str, ...]:
+    """Return the known libraries that rows of a machine name; InputError if there are none."""
+    columns = kernel_columns(frame)
+    named = {library for hw, library in _pairs(columns) if library and (not hw or _is_machine(hw, hardware))}
+    found = sorted({pair[0] for text in named if (pair := _split_or_none(text))})
+    if not found:
+        raise InputError(f"the table names no known library on {hardware.name}; name one, such as --library vllm.")
+    return tuple(found)
+
+
 def split_library(text: str) -> tuple[str, str]:
     """Return the canonical name of a library and its version, empty if none is given; InputError for an unknown one."""
     word = text.strip().lower()
@@ -144,9 +155,9 @@ def fit_frame(frame: "DataFrame", hardware: Hardware) -> FrameFit:
     calibrations: dict[Key, Calibration] = {}
     rows: dict[Key, Rows] = {}
     several: dict[Key, list[_Part]] = defaultdict(list)
-    for part in _parts(frame, refusals):
+    for part in _parts(frame, hardware, refusals):
         try:
-            key = (part.operation, part_key(part))
+            key = (part.operation, part_key(part, hardware))
             if key in calibrations:
                 raise InputError(f"sheets hold it as {key[1]}, which is fitted from other rows of this table.")
             calibrations[key] = FITTERS[part.operation](part, hardware)
@@ -156,7 +167,7 @@ def fit_frame(frame: "DataFrame", hardware: Hardware) -> FrameFit:
         except CodesignError as error:
             refusals.append(FitRefusal(part.operation, part.scheme, len(part.rows), str(error)))
     for key, parts in several.items():
-        fastest = (key[0], part_key(_fastest(parts)))
+        fastest = (key[0], part_key(_fastest(parts), hardware))
         calibrations[key], rows[key] = calibrations[fastest], rows[fastest]
     return FrameFit(calibrations, rows, tuple(refusals))
 
@@ -174,7 +185,7 @@ def _fastest(parts: list[_Part]) -> _Part:
     return parts[int(np.argmin(means))]
 
 
-def _parts(frame: "DataFrame", refusals: list[FitRefusal]) -> Iterator[_Part]:
+def _parts(frame: "DataFrame", hardware: Hardware, refusals: list[FitRefusal]) -> Iterator[_Part]:
     """Yield the parts of a frame, those named like their key and then large ones first; refuse unusable rows."""
     columns = {**kernel_columns(frame), "measured_s": frame["measured_s"].to_numpy(dtype=np.float64)}
     ops = np.array([text.lower() for text in columns["op"]], dtype=object)
@@ -197,7 +208,7 @@ def _parts(frame: "DataFrame", refusals: list[FitRefusal]) -> Iterator[_Part]:
             for scheme, kernel in sorted(set(zip(schemes[usable], kernels[usable], strict=True)))
             for mine in [usable & (schemes == scheme) & (kernels == kernel)]
         ]  # fmt: skip
-        yield from sorted(found, key=lambda part: (not _names_key(part), -len(part.rows), part.scheme))
+        yield from sorted(found, key=lambda part: (not _names_key(part, hardware), -len(part.rows), part.scheme))
 
 
 def _schemes(op: str, columns: Columns, rows: Rows) -> npt.NDArray[np.object_]:
@@ -210,21 +221,21 @@ def _schemes(op: str, columns: Columns, rows: Rows) -> npt.NDArray[np.object_]:
     return np.array([f"{kv}/{dim:g}" for kv, dim in pairs], dtype=object)
 
 
-def _names_key(part: _Part) -> bool:
+def _names_key(part: _Part, hardware: Hardware) -> bool:
     try:
-        return part_key(part).split(KERNEL_SIGN)[0] in (part.scheme, parse_scheme(part.scheme).name)
+        return part_key(part, hardware).split(KERNEL_SIGN)[0] in (part.scheme, parse_scheme(part.scheme).name)
     except CodesignError:
         return False
 
 
-def part_key(part: _Part) -> str:
+def part_key(part: _Part, hardware: Hardware) -> str:
     """Return the name under which sheets hold the part; InputError if its scheme is unknown."""
     if part.operation in WIRE_PASSES:
         return COLLECTIVE_KEY
     if part.operation.startswith("attention"):
         kv = parse_kv(part.scheme.rpartition("/")[0])
         return attention_key(MEASURED_ALIKE.get(kv.name, kv.name), int(part.numbers["head_dim"][0]))
-    key = sheet_key(parse_scheme(part.scheme))
+    key = sheet_key(parse_scheme(part.scheme), hardware)
     return kernel_key(key, part.kernel) if part.kernel else key
 
 
@@ -240,7 +251,10 @@ def _fit_attention(part: _Part, hardware: Hardware) -> Calibration:
     fit = fit_attention_decode if part.operation == "attention_decode" else fit_attention_prefill
     shape = attention_shape(part.numbers)
     sizes = (shape.batch, shape.query_tokens, shape.kv_tokens, shape.heads, shape.kv_heads, shape.head_dim)
-    return fit(AttentionRows(*sizes, part.seconds), hardware, parse_kv(part.scheme.rpartition("/")[0]))
+    rows, kv = AttentionRows(*sizes, part.seconds), parse_kv(part.scheme.rpartition("/")[0])
+    if hardware.kind == "cpu":
+        return fit_cpu_attention(rows, part.numbers["threads"], hardware, kv)
+    return fit(rows, hardware, kv)
 
 
 def _fit_moe(part: _Part, hardware: Hardware) -> Calibration:

@@ -158,9 +158,10 @@ def gemm(
     """
     math_dtype, quantizes = scheme_math(scheme, target)
     m, n, k = np.broadcast_arrays(as_floats(m), as_floats(n), as_floats(k))
-    keys = [[key] for key in sheet_keys(scheme, quantizes)]
+    own = sheet_key(scheme, target.hardware)
+    keys = [[key] for key in dict.fromkeys((own, *sheet_keys(scheme, quantizes)))]
     if target.kernel:
-        keys.insert(0, [kernel_key(sheet_key(scheme), target.kernel)])
+        keys.insert(0, [kernel_key(own, target.kernel)])
     chosen = choose(target, "gemm", keys, lambda key, machine: _quantizes(key, machine) == quantizes)
     cost, rates = gemm_cost(scheme, quantizes, m, n, k), datasheet_rates(target.hardware, math_dtype)
     if chosen is None:
@@ -203,9 +204,12 @@ MEASURED_ALIKE = {
 }
 
 
-def sheet_key(scheme: Scheme) -> str:
-    """Return the name under which kernel sheets hold the scheme's constants."""
-    return MEASURED_ALIKE.get(scheme.name, scheme.name)
+def sheet_key(scheme: Scheme, hardware: Hardware) -> str:
+    """Return the name under which the machine's kernel sheets hold the scheme's constants.
+
+    On a CPU every scheme has its own: what is alike on a GPU differs by multiples there (16-bit floats, group sizes).
+    """
+    return scheme.name if hardware.kind == "cpu" else MEASURED_ALIKE.get(scheme.name, scheme.name)
 
 
 def sheet_keys(scheme: Scheme, quantizes: bool) -> tuple[str, ...]:
@@ -213,9 +217,10 @@ def sheet_keys(scheme: Scheme, quantizes: bool) -> tuple[str, ...]:
 
     Weights that are only stored in few bits are converted like integers of about the same width.
     """
+    alike = MEASURED_ALIKE.get(scheme.name, scheme.name)
     if not scheme.quantized or quantizes or scheme.family == "gguf":
-        return (sheet_key(scheme),)
-    return (sheet_key(scheme), "W8A16" if scheme.weights.bits > NIBBLE_BITS else "W4A16-g128")
+        return (alike,)
+    return (alike, "W8A16" if scheme.weights.bits > NIBBLE_BITS else "W4A16-g128")
 
 
 def kernel_key(key: str, kernel: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from codesign.cost.attention_time import decode_constants_problem, prefill_constants_problem
 from codesign.cost.collective_time import collective_constants_problem
+from codesign.cost.cpu_attention_time import cpu_attention_constants_problem, is_cpu_attention_sheet
 from codesign.cost.cpu_gemm_time import cpu_gemm_constants_problem, is_cpu_sheet
 from codesign.cost.gemm_time import gemm_constants_problem
 from codesign.cost.moe_time import moe_constants_problem
@@ -28,13 +29,19 @@ from codesign.yaml_file import Section, read_yaml
 
 FORMAT_VERSION = 1
 OPERATIONS = ("gemm", "attention_decode", "attention_prefill", "moe", *WIRE_PASSES, TPOT_OPERATION, TTFT_OPERATION)
+Problem = Callable[[Mapping[str, float]], str | None]
+
+
+def _either(is_cpu: Callable[[Mapping[str, float]], bool], on_cpu: Problem, elsewhere: Problem) -> Problem:
+    """Return the check of the formula that the constants belong to."""
+    return lambda constants: (on_cpu if is_cpu(constants) else elsewhere)(constants)
+
+
 # What is wrong with the constants of an operation, as a sentence; None if nothing is.
-CONSTANTS_PROBLEM: Mapping[str, Callable[[Mapping[str, float]], str | None]] = {
-    "gemm": lambda constants: (
-        cpu_gemm_constants_problem(constants) if is_cpu_sheet(constants) else gemm_constants_problem(constants)
-    ),
-    "attention_decode": decode_constants_problem,
-    "attention_prefill": prefill_constants_problem,
+CONSTANTS_PROBLEM: Mapping[str, Problem] = {
+    "gemm": _either(is_cpu_sheet, cpu_gemm_constants_problem, gemm_constants_problem),
+    "attention_decode": _either(is_cpu_attention_sheet, cpu_attention_constants_problem, decode_constants_problem),
+    "attention_prefill": _either(is_cpu_attention_sheet, cpu_attention_constants_problem, prefill_constants_problem),
     "moe": moe_constants_problem,
     **dict.fromkeys(WIRE_PASSES, collective_constants_problem),
     TPOT_OPERATION: tpot_constants_problem,
@@ -53,6 +60,8 @@ _FACTOR_MAX = 1e3
 
 # How far apart two generations of tensor units are, in steps; machines that are not listed have no relatives.
 ARCHITECTURE_RANK = {"volta": 0, "turing": 1, "ampere": 2, "ada": 3, "hopper": 4, "blackwell": 6}
+# The instructions that x86 kernels are built for, the widest first.
+CPU_RANK = {"avx512_bf16": 3, "avx512_vnni": 2, "avx512f": 1, "avx2": 0}
 DATACENTER_MEMORY = ("HBM",)
 MEMORY_CLASS_DISTANCE = 1.5
 
@@ -214,13 +223,18 @@ def relative_distance(hardware: Hardware, other: Hardware) -> float | None:
 
 
 def machine_kin(hardware: Hardware) -> tuple[str, ...]:
-    """Return what decides whose relative a machine is: vendor, kind, architecture and memory technology."""
+    """Return what decides whose relative a machine is: vendor, kind, architecture and memory technology.
+
+    Of CPUs only the instructions count: kernels are built for those, whoever made the cores.
+    """
+    if hardware.kind == "cpu":
+        return "", hardware.kind, next((name for name in CPU_RANK if name in hardware.isa), ""), ""
     return hardware.vendor, hardware.kind, hardware.architecture, hardware.memory.technology
 
 
 def kin_distance(kin: tuple[str, ...], other: tuple[str, ...]) -> float | None:
     """Return the distance between what `machine_kin` says of two machines; None if they are no relatives."""
-    ranks = [ARCHITECTURE_RANK.get(architecture.lower()) for _, _, architecture, _ in (kin, other)]
+    ranks = [{**ARCHITECTURE_RANK, **CPU_RANK}.get(architecture.lower()) for _, _, architecture, _ in (kin, other)]
     if ranks[0] is None or ranks[1] is None or kin[:2] != other[:2]:
         return None
     stacked = [technology.upper().startswith(DATACENTER_MEMORY) for *_, technology in (kin, other)]

@@ -1,6 +1,6 @@
 """What a kernel of any library looks like to the profiler: the case it is asked to run and what it prepares for it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 CacheState = Literal["rotating", "cold", "hot"]
+Phase = Literal["decode", "prefill"]
+Device = Literal["cpu", "cuda"]
 FloatArray = NDArray[np.float32] | NDArray[np.float64]
 
 
@@ -50,7 +52,78 @@ class AttentionCase:
         return 4.0 * self.batch * self.heads * self.q_tokens * self.kv_tokens * self.head_dim
 
 
+@dataclass(frozen=True, slots=True)
+class BlockSizes:
+    """Sizes of a transformer block with softmax attention and one MLP, which is gated or not."""
+
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    gated: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class BlockCase:
+    """One step through `blocks` transformer blocks of a model.
+
+    Decode adds one token to each of `batch` sequences, the last of `context_tokens`; prefill reads them all at once.
+    """
+
+    model: str
+    sizes: BlockSizes
+    scheme: str
+    kv_format: str
+    blocks: int
+    batch: int
+    context_tokens: int
+    phase: Phase
+    threads: int = 1
+    seed: int = 0
+
+    @property
+    def cache(self) -> CacheState:
+        """Return where the weights lie when a step begins: each is read once per step, the others in between."""
+        return "cold"
+
+    @property
+    def query_tokens(self) -> int:
+        """Return the new tokens of each sequence."""
+        return 1 if self.phase == "decode" else self.context_tokens
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, int]]:
+        """Return (n, k) of the multiplications of one block, by their fused group."""
+        one = self.sizes
+        width = one.heads * one.head_dim
+        return {
+            "qkv": (width + 2 * one.kv_heads * one.head_dim, one.hidden),
+            "o": (one.hidden, width),
+            "gate_up": ((2 if one.gated else 1) * one.intermediate, one.hidden),
+            "down": (one.hidden, one.intermediate),
+        }
+
+    @property
+    def weight_count(self) -> int:
+        """Return the weights of all blocks."""
+        return self.blocks * sum(n * k for n, k in self.shapes.values())
+
+    @property
+    def kv_element_count(self) -> int:
+        """Return the keys and values that all blocks hold."""
+        return 2 * self.blocks * self.batch * self.context_tokens * self.sizes.kv_heads * self.sizes.head_dim
+
+    @property
+    def flop(self) -> float:
+        """Return the operations of multiplications and attention, two per multiply-add, without masking."""
+        rows = self.batch * self.query_tokens
+        attended = 2.0 * self.blocks * rows * self.context_tokens * self.sizes.heads * self.sizes.head_dim
+        return 2.0 * rows * self.weight_count + 2.0 * attended
+
+
 Case = GemmCase | AttentionCase
+RunnableCase = Case | BlockCase
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +134,10 @@ class Prepared:
     kernel's own output object, with nothing left running in the background; `copies` of them exist. `output` turns
     that object into float32 [m, n] (attention: [batch, heads, q_tokens, head_dim]). `reference()` returns the exact
     result in float64 of what the kernel was given: dequantized weights, and activations as its scheme rounds them.
+    Both are of copy 0; copy c of a matrix holds the same rows moved down by c, so that its output is rolled by c.
     `read_bytes` are the bytes that one call must read at least (weights with scales, or KV with scales).
+    `exact()` is the reference without the scheme's rounding of activations, perhaps of the first columns only: the
+    distance to it tells in which precision the kernel really multiplied. None where the two are the same.
     """
 
     run: Callable[[int], Any]
@@ -70,6 +146,7 @@ class Prepared:
     reference: Callable[[], NDArray[np.float64]]
     read_bytes: float
     math_dtype: str
+    exact: Callable[[], NDArray[np.float64]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +155,16 @@ class Kernel:
 
     `refuses(case)` returns why it cannot run a case here, None if it can; it must not load the library's data.
     `prepare(case, copies)` packs `copies` equal-looking, distinct weights made from the case's seed.
+    `note` says what a reader of its figures must know, such as that it is reference code. `device` is where it runs.
     """
 
     library: str
     name: str
     scheme: str
-    refuses: Callable[[Case], str | None]
+    refuses: Callable[[Any], str | None]
     prepare: Callable[[Any, int], Prepared]
+    note: str = ""
+    device: Device = "cpu"
 
 
 @dataclass(frozen=True, slots=True)

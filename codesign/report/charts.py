@@ -35,13 +35,13 @@ def styled(figure: go.Figure, title: str, x: str, y: str) -> go.Figure:
     return figure
 
 
-def gain_waterfall(steps: tuple[GainStep, ...], phase: str, baseline: str) -> go.Figure:
-    """Return how the ideal gain shrinks cause by cause to the predicted one."""
+def gain_waterfall(steps: tuple[GainStep, ...], phase: str, baseline: str, last: str = "predicted") -> go.Figure:
+    """Return how the ideal gain shrinks cause by cause to the last one, which is predicted or measured."""
     gains = [step.gain for step in steps]
     changes = [gains[0], *(after - before for before, after in pairwise(gains))]
     figure = go.Figure(
         go.Waterfall(
-            x=[_wrapped(step.cause) for step in steps] + ["predicted"],
+            x=[*(_wrapped(step.cause) for step in steps), last],
             y=[*changes, gains[-1]],
             measure=["absolute", *["relative"] * (len(steps) - 1), "total"],
             text=[f"{gain:.2f}x" for gain in [*gains, gains[-1]]],
@@ -153,20 +153,20 @@ def parity_chart(
     for colour, label in zip(PALETTE, sorted(set(labels)), strict=False):
         rows = np.flatnonzero(of_label == label)
         figure.add_scatter(
-            x=_short(measured_s[rows]),
-            y=_short(predicted_s[rows]),
+            x=short(measured_s[rows]),
+            y=short(predicted_s[rows]),
             mode="markers",
             name=label,
             marker={"color": colour, "size": 5, "opacity": 0.55},
             text=described[rows].tolist(),
             hovertemplate="%{text}<br>measured %{x}, predicted %{y}<extra></extra>",
         )
-    ends = _short(np.array([min(measured_s.min(), predicted_s.min()), max(measured_s.max(), predicted_s.max())]))
+    ends = short(np.array([min(measured_s.min(), predicted_s.min()), max(measured_s.max(), predicted_s.max())]))
     line = {"color": INK, "dash": "dot", "width": 1}
     figure.add_scatter(x=ends, y=ends, mode="lines", name="equal", line=line, hoverinfo="skip")
     styled(figure, f"Predicted against measured {name}", "measured", "predicted")
-    figure.update_xaxes(**_logarithmic(measured_s, format_seconds))
-    figure.update_yaxes(**_logarithmic(predicted_s, format_seconds))
+    figure.update_xaxes(**logarithmic(measured_s, format_seconds))
+    figure.update_yaxes(**logarithmic(predicted_s, format_seconds))
     return figure
 
 
@@ -179,16 +179,16 @@ def residual_chart(
     for wanted, name, share, colour in shares:
         rows = np.flatnonzero((inside == wanted) & np.isfinite(sizes) & (sizes > 0))
         figure.add_scatter(
-            x=_short(sizes[rows]),
-            y=_short(ratio[rows]),
+            x=short(sizes[rows]),
+            y=short(ratio[rows]),
             mode="markers",
             name=f"{name} the {ERROR_SPAN}: {format_percent(share)} of all rows",
             marker={"color": colour, "size": 5, "opacity": 0.55},
         )
     figure.add_hline(y=1, line={"color": INK, "dash": "dot", "width": 1})
     styled(figure, f"Predicted over measured, by {size_name}", size_name, "predicted / measured")
-    figure.update_xaxes(**_logarithmic(sizes[np.isfinite(sizes) & (sizes > 0)], _amount))
-    figure.update_yaxes(**_logarithmic(ratio, "{:.3g}x".format))
+    figure.update_xaxes(**logarithmic(sizes[np.isfinite(sizes) & (sizes > 0)], _amount))
+    figure.update_yaxes(**logarithmic(ratio, "{:.3g}x".format))
     return figure
 
 
@@ -200,7 +200,7 @@ def _amount(value: float) -> str:
     return f"{value:,g}"
 
 
-def _logarithmic(values: FloatArray, show: Callable[[float], str]) -> dict[str, Any]:
+def logarithmic(values: FloatArray, show: Callable[[float], str]) -> dict[str, Any]:
     """Return a logarithmic axis with ticks that are written out, denser over fewer decades."""
     ends = np.log10([values.min(), values.max()])
     first, last = int(np.floor(ends[0])), int(np.ceil(ends[1]))
@@ -211,6 +211,6 @@ def _logarithmic(values: FloatArray, show: Callable[[float], str]) -> dict[str, 
     return {"type": "log", "tickvals": ticks, "ticktext": [show(tick) for tick in ticks], "tickangle": 0}
 
 
-def _short(values: FloatArray) -> list[float]:
+def short(values: FloatArray) -> list[float]:
     """Return the values with four digits, which is more than a screen shows and keeps pages small."""
     return [float(f"{value:.4g}") for value in values.tolist()]

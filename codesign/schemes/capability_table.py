@@ -160,11 +160,11 @@ SHAPE_RULES: tuple[ShapeRule, ...] = (
     ShapeRule(("w4a16",), ("trtllm",), _NVIDIA, 8, 32, "interleaved rows of the mixed-input GEMM", _TRTLLM_SOURCE),
     ShapeRule(("w8a16",), ("trtllm",), _NVIDIA, 8, 16, "interleaved rows of the mixed-input GEMM", _TRTLLM_SOURCE),
     ShapeRule(
-        ("w4a16",), ("torch",), _NVIDIA, 8, 32, "tinygemm tiles",
+        ("w4a16",), ("torch", "torchao"), _NVIDIA, 8, 32, "tinygemm tiles",
         "PyTorch, native/cuda/int4mm.cu: kNTileSize = 8, k a multiple of innerKTiles (2 at least) * kKTileSize (16)",
     ),
     ShapeRule(
-        ("w4a16",), ("torch",), _X86, 16, 2, "packed int4 rows",
+        ("w4a16",), ("torch", "torchao"), _X86, 16, 2, "packed int4 rows",
         "PyTorch, native/LinearAlgebra.cpp: _convert_weight_to_int4pack_for_cpu checks N % 16",
     ),
     ShapeRule(

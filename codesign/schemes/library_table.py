@@ -1,7 +1,7 @@
 """Which kernel library runs which schemes where, as data, with sources. An absent row means no known kernel."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from codesign.schemes.capability_table import Where
@@ -69,6 +69,7 @@ _FP8S = ("FP8", "FP8-dynamic", "FP8-channel", "FP8-block")
 _INT8S = ("W8A8", "W8A8-static", "W8A8-tensor")
 _GGML_FLOATS = ("GGML-MXFP4", "GGML-NVFP4")
 _GGUF = tuple(name for name, scheme in SCHEMES.items() if scheme.family == "gguf" and name not in _GGML_FLOATS)
+_GROUPS = ("-g32", "-g64", "-g128")
 _BITSANDBYTES = ("NF4", "NF4-single", "BNB-FP4", "BNB-FP4-single")
 # FP8 pays where it is multiplied natively; elsewhere W8A16 stores as few bits. Likewise NVFP4 and W4A16.
 _NATIVE_FLOATS = (
@@ -244,6 +245,8 @@ _LLAMA_CPP = Library(
     source="llama.cpp tools/quantize: token_embd and output get types of their own; norms and routers stay in 32 bits",
 )  # fmt: skip
 
+_PROFILED = "kernels of this project's profiler"
+
 _ONNXRUNTIME = Library(
     "onnxruntime", "ONNX Runtime",
     kernels=(
@@ -252,6 +255,7 @@ _ONNXRUNTIME = Library(
                 "ONNX Runtime MatMulNBits, accuracy level 4 (int8 activations), 4 and 8 bits, measured on Zen 4"),
         Kernels(("W4A16-g32", "W4A16-g64", "W4A16-g128", "W8A16-g32", "W8A16-g64", "W8A16-g128"), _CPU,
                 "ONNX Runtime MatMulNBits, accuracy level 1 (32-bit activations)"),
+        Kernels(("W4A8-g128-asym", "W4A16-g128-asym"), _X86, _PROFILED),
         Kernels(("W8A8", "W8A8-static", "W8A8-tensor"), _CPU, "ONNX Runtime MatMulInteger and QLinearMatMul"),
     ),
     refusals=(),
@@ -261,11 +265,62 @@ _ONNXRUNTIME = Library(
     source="ONNX Runtime MatMulNBits quantizer: all MatMul nodes unless excluded",
 )  # fmt: skip
 
+_OPENVINO = Library(
+    "openvino", "OpenVINO",
+    kernels=(
+        Kernels(("BF16", "FP32"), _CPU, "OpenVINO docs, CPU device: supported inference data types"),
+        Kernels(("W4A16-g32", "W4A16-g64", "W4A16-g128", "W8A16", "W4A8-g32", "W4A8-g64", "W4A8-g128", "W8A8"), _X86,
+                _PROFILED),
+    ),
+    refusals=(),
+    candidates=((_ANYWHERE, ("W8A8", "W8A16", "W4A8-g128", "W4A8-g32", "W4A16-g128")),),
+    kv_formats=("bf16", "fp16"),
+    quantizes_embedding=False, quantizes_head=True,
+    source="NNCF weight compression: all MatMul nodes, the head in 8 bits at least; embeddings stay here",
+)  # fmt: skip
+
+_BITSANDBYTES_CPU = Library(
+    "bitsandbytes", "bitsandbytes",
+    kernels=(
+        Kernels(_FLOATS, _CPU, "layers that bitsandbytes leaves alone run in PyTorch"),
+        Kernels(_BITSANDBYTES, _X86, _PROFILED),
+        Kernels(_BITSANDBYTES, _nvidia((7, 5)), "bitsandbytes 0.50 notes: fused 4-bit GEMM, Turing to Blackwell"),
+        Kernels(_FLOATS, _GPU, "layers that bitsandbytes leaves alone run in PyTorch"),
+    ),
+    refusals=(),
+    candidates=((_ANYWHERE, ("NF4",)),),
+    kv_formats=("bf16", "fp16"),
+    quantizes_embedding=False, quantizes_head=False,
+    source="Transformers' bitsandbytes integration replaces Linear modules but the head",
+)  # fmt: skip
+
+_ZENTORCH = Library(
+    "zentorch", "PyTorch with zentorch",
+    kernels=(
+        Kernels(("FP32", "BF16", "W8A8", "W4A16-g32", "W4A16-g64", "W4A16-g128"), _X86, _PROFILED),
+    ),
+    refusals=(),
+    candidates=((_ANYWHERE, ("W8A8", "W4A16-g128", "W4A16-g32")),),
+    kv_formats=("bf16", "fp16"),
+    quantizes_embedding=False, quantizes_head=True,
+    source="zentorch replaces the Linear modules that torchao or AMD Quark has quantized; embeddings stay",
+)  # fmt: skip
+
+# On CPUs torchao's configurations call other functions of PyTorch than its own packed products: times of its own.
+_TORCHAO = replace(_TORCH, name="torchao", title="torchao on PyTorch")
+
 _CODESIGN = Library(
     "codesign", "kernels of this project",
-    kernels=(), refusals=(), candidates=(), kv_formats=("bf16", "fp16"),
-    quantizes_embedding=False, quantizes_head=False,
-    source="this repository: no kernels are shipped yet",
+    kernels=(
+        Kernels(_FLOATS, _CPU, "layers that these kernels leave alone run in PyTorch"),
+        Kernels((*(f"W4A{bits}{group}{zero}" for bits in (8, 16) for group in ("", *_GROUPS) for zero in ("", "-asym")),
+                 *(f"W8A16{group}" for group in ("", *_GROUPS)), "W8A8", "W8A8-static"), _CPU, _PROFILED),
+    ),
+    refusals=(),
+    candidates=((_ANYWHERE, ("W8A8", "W8A16", "W4A8-g128", "W4A8-g32", "W4A16-g128", "W4A16-g32")),),
+    kv_formats=("bf16", "fp16", "int8", "int4"),
+    quantizes_embedding=False, quantizes_head=True,
+    source="this repository: every Linear can be replaced; embeddings are looked up in 16 bits",
 )  # fmt: skip
 
 _LITERT = Library(
@@ -284,9 +339,12 @@ _LITERT = Library(
 LIBRARIES: Mapping[str, Library] = MappingProxyType(
     {
         library.name: library
-        for library in (_VLLM, _TRTLLM, _SGLANG, _TORCH, _LLAMA_CPP, _ONNXRUNTIME, _CODESIGN, _LITERT)
+        for library in (
+            _VLLM, _TRTLLM, _SGLANG, _TORCH, _LLAMA_CPP, _ONNXRUNTIME, _OPENVINO, _BITSANDBYTES_CPU, _ZENTORCH,
+            _TORCHAO, _CODESIGN, _LITERT,
+        )
     }
-)
+)  # fmt: skip
 
 LIBRARY_ALIASES: Mapping[str, str] = MappingProxyType(
     {
@@ -296,7 +354,6 @@ LIBRARY_ALIASES: Mapping[str, str] = MappingProxyType(
         "llama-cpp": "llama.cpp",
         "ggml": "llama.cpp",
         "pytorch": "torch",
-        "torchao": "torch",
         "ort": "onnxruntime",
         "onnx-runtime": "onnxruntime",
         "tflite": "litert",

@@ -166,3 +166,38 @@ def test_a_hostile_sheet_is_refused_with_its_line(tmp_path):
     done = run(tmp_path, "plan", "--hw", "a100", "--model", "llama-7b", "--sheet", "bad.yaml")
     assert done.returncode == 3
     assert "bad.yaml:2" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def fitted_each(tmp_path_factory):
+    """Return the folder of a fit that names no library, of a table with three, and the command's outcome."""
+    folder = tmp_path_factory.mktemp("each")
+    few = "l40s,onnxruntime-1.0,gemm,FP32,16,4096,4096,2e-5\n"
+    rest = "".join(table(library=name)[len(HEAD) :] for name in ("sglang-0.5", "torch-2.9"))
+    (folder / "t.csv").write_text(HEAD + rest + few + table("h100", library="trtllm-1.0")[len(HEAD) :], "utf-8")
+    return folder, run(folder, "fit", "--measurements", "t.csv", "--hw", "l40s", "--out", "sheets")
+
+
+def test_without_a_library_each_gets_a_sheet_of_its_own(fitted_each):
+    folder, done = fitted_each
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in (folder / "sheets").iterdir()) == ["l40s.sglang.yaml", "l40s.torch.yaml"]
+    for name, version in (("sglang", "0.5"), ("torch", "2.9")):
+        sheet = read_sheet(folder / "sheets" / f"l40s.{name}.yaml")
+        assert (sheet.library, sheet.library_version, list(sheet.calibrations)) == (name, version, [("gemm", "BF16")])
+    assert "Warning: onnxruntime: t.csv: nothing could be fitted" in done.stderr
+
+
+def test_sheets_of_each_library_are_replaced_only_with_force(fitted_each):
+    options = ("fit", "--measurements", "t.csv", "--hw", "l40s", "--out", "sheets")
+    refused = run(fitted_each[0], *options)
+    assert (refused.returncode, "use --force" in refused.stderr) == (3, True)
+
+
+def test_sheets_of_several_libraries_need_a_folder_and_rows_that_name_them(tmp_path):
+    (tmp_path / "t.csv").write_text(table(library=""), encoding="utf-8")
+    done = run(tmp_path, "fit", "--measurements", "t.csv", "--hw", "l40s")
+    assert (done.returncode, "names no known library on l40s" in done.stderr) == (3, True)
+    (tmp_path / "t.csv").write_text(table(), encoding="utf-8")
+    done = run(tmp_path, "fit", "--measurements", "t.csv", "--hw", "l40s", "--out", "t.csv")
+    assert (done.returncode, "need a folder" in done.stderr) == (3, True)

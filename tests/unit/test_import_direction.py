@@ -4,7 +4,10 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "codesign"
-ORDER = ("native", "hardware", "model", "schemes", "checkpoint", "cost", "quality", "plan", "profiler", "report", "cli")
+ORDER = (
+    "native", "hardware", "model", "schemes", "checkpoint", "cost", "quality", "plan", "quantize", "profiler", "report",
+    "cli",
+)  # fmt: skip
 SHARED = {"errors", "units", "files", "yaml_file", "codec", "setting", "table"}
 
 

@@ -11,6 +11,7 @@ from codesign.cost.calibration import Chosen, choose, scaled
 from codesign.cost.kernels import gemm, sheet_key, sheet_keys
 from codesign.cost.origin import Origin
 from codesign.cost.target import Target
+from codesign.hardware.file import load_hardware
 from codesign.schemes.catalog import parse_scheme
 
 
@@ -34,7 +35,7 @@ def target(name: str, library: str) -> Target:
         ("a100", "vllm", "FP8", Origin.TRANSFERRED),  # emulated: from W8A16, not from the H100's own FP8
         ("a100", "vllm", "MXFP4-A16", Origin.TRANSFERRED),  # from W4A16-g128
         ("mi300x", "vllm", "BF16", Origin.DATASHEET),
-        ("x86-avx512", "llama.cpp", "Q4_K", Origin.DATASHEET),
+        ("x86-avx512", "llama.cpp", "Q4_K", Origin.TRANSFERRED),
     ],
 )
 def test_the_origin_says_whose_constants_they_are(hw, library, scheme, origin):
@@ -94,7 +95,10 @@ def test_intervals_widen_outside_of_what_was_fitted():
 
 
 def test_group_sizes_share_their_kernels():
-    assert sheet_key(parse_scheme("W4A16-g32")) == sheet_key(parse_scheme("W4A16-g128")) == "W4A16-g128"
+    g32, g128 = parse_scheme("W4A16-g32"), parse_scheme("W4A16-g128")
+    a100, cpu = load_hardware("a100"), load_hardware("x86-avx512")
+    assert sheet_key(g32, a100) == sheet_key(g128, a100) == "W4A16-g128"
+    assert sheet_key(g32, cpu) == "W4A16-g32"
     assert sheet_keys(parse_scheme("NVFP4-A16"), False) == ("NVFP4-A16", "W4A16-g128")
 
 

@@ -25,7 +25,7 @@ REQUIRED = [
     "jetson-agx-orin", "mi300x", "xeon-8380", "xeon-8480plus", "epyc-7763", "epyc-9654", "ryzen-7950x",
     "core-i9-13900k", "graviton2", "graviton3", "graviton4", "ampere-altra", "apple-m1-max", "apple-m2-ultra",
     "apple-m4-max", "raspberry-pi-4", "raspberry-pi-5", "snapdragon-x-elite", "snapdragon-8-gen-3", "edge-tpu",
-    "x86-avx512", "arm-neon"
+    "x86-avx512", "arm-neon", "zen4-2-core",
 ]  # fmt: skip
 
 # Rates that differ from units x flop per cycle x boost clock by more than 2 %, and why.

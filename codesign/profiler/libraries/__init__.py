@@ -1,0 +1,34 @@
+"""The adapters of kernel libraries: one module each, with a table of the kernels that it offers."""
+
+from codesign.profiler.kernel import Kernel, LibraryState
+from codesign.profiler.libraries import (
+    bitsandbytes,
+    llama_cpp,
+    onnxruntime,
+    openvino,
+    own,
+    torch_cpu,
+    torchao,
+    zentorch,
+)
+from codesign.profiler.libraries.adapter import Library, kernels_of, state_of
+
+LIBRARIES: tuple[Library, ...] = (
+    own.LIBRARY,
+    torch_cpu.LIBRARY,
+    onnxruntime.LIBRARY,
+    openvino.LIBRARY,
+    bitsandbytes.LIBRARY,
+    zentorch.LIBRARY,
+    torchao.LIBRARY,
+)
+
+
+def all_kernels() -> tuple[Kernel, ...]:
+    """Return the kernels of every known library; those of a missing one refuse every case with the reason."""
+    return tuple(kernel for library in LIBRARIES for kernel in kernels_of(library))
+
+
+def library_states() -> tuple[LibraryState, ...]:
+    """Return which libraries are here, in which version, and why others are not."""
+    return (*(state_of(library) for library in LIBRARIES), llama_cpp.state())

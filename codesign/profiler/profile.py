@@ -1,0 +1,202 @@
+"""One run of the profiler from question to run directory."""
+
+import contextlib
+import datetime
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from codesign import __version__
+from codesign.codec import to_plain
+from codesign.hardware.hardware import Hardware
+from codesign.profiler.block_time import with_predictions
+from codesign.profiler.candidates import Question, RunPlan, make_plan
+from codesign.profiler.children import Interrupted
+from codesign.profiler.discover import Catalog
+from codesign.profiler.energy import energy_source, idle_watt
+from codesign.profiler.gpu_states import VISIBLE, chosen_gpu
+from codesign.profiler.kernel import Device
+from codesign.profiler.processors import (
+    available_memory_bytes,
+    last_level_cache_bytes,
+    pinned_processors,
+)
+from codesign.profiler.reading import Reading, absent, plain_reading
+from codesign.profiler.records import FORMAT_VERSION, Measurement
+from codesign.profiler.run_folder import RunHead, keep_hardware_file, open_run
+from codesign.profiler.runner import Children, Runner
+from codesign.profiler.signals import stopping
+from codesign.profiler.system import CPU
+from codesign.profiler.telemetry import open_telemetry
+from codesign.profiler.timing import MonotonicClock, Rule
+from codesign.profiler.turn import Limits, RunSettings
+from codesign.units import GIBI
+
+MEMORY_FRACTION = 0.6  # of what is available: the rest is for the system and for what kernels allocate unannounced
+MEMORY_UNKNOWN_BYTES = 4.0 * GIBI
+VERSION = "version of "
+COMPLETE, RUNNING = "complete", "running"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to measure, of which kernels, on which machine; `hardware_path` is None for a shipped profile."""
+
+    question: Question
+    catalog: Catalog
+    hardware: Hardware
+    hardware_path: Path | None
+    rule: Rule
+    environment: Mapping[str, Any]
+    command: str
+    repeat: int = 1
+    energy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """What becomes of a run that lies in the folder: deleted, continued under other conditions, suspects tried again."""
+
+    force: bool = False
+    force_resume: bool = False
+    retry_suspect: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended: its state, and the exit code of the signal that ended it, if one did."""
+
+    state: str
+    exit_code: int
+
+
+def cache_bytes(hardware: Hardware) -> float:
+    """Return the last-level cache: the larger of what the system and the profile say."""
+    stated = hardware.cache.capacity_bytes if hardware.cache else 0.0
+    return max(stated, last_level_cache_bytes() or 0.0)
+
+
+def memory_limit_bytes() -> float:
+    """Return what the processes of a run may take together."""
+    available = available_memory_bytes()
+    return MEMORY_UNKNOWN_BYTES if available is None else MEMORY_FRACTION * available
+
+
+def critical_conditions(request: Request) -> dict[str, str]:
+    """Return what decides the speed of all cases: another value of any of these makes another measurement."""
+    versions = {
+        f"{VERSION}{state.name}": state.version or "absent"
+        for state in request.catalog.states
+        if state.name in request.question.libraries
+    }
+    threads = {f"processors of {n} threads": str(list(pinned_processors(n))) for n in request.question.threads}
+    driver = request.environment["gpu_driver"]
+    return {
+        "processor": processor_name(),
+        "GPU driver": driver if isinstance(driver, str) else "absent",
+        "cache of weights": request.question.cache,
+        **versions,
+        **threads,
+    }
+
+
+def processor_name() -> str:
+    """Return what the processor calls itself; where it does not, its architecture."""
+    return str(CPU["model"](Path("/")).value or CPU["architecture"](Path("/")).value)
+
+
+def plan_run(request: Request) -> RunPlan:
+    """Return what the request comes to here."""
+    # A library's version is in the keys of its own cases; a change of it does not concern those of others.
+    shared = {name: text for name, text in critical_conditions(request).items() if not name.startswith(VERSION)}
+    plan = make_plan(request.question, request.catalog, shared, cache_bytes(request.hardware))
+    return plan if request.question.blocks is None else with_predictions(plan, request.hardware)
+
+
+def measure(
+    request: Request, plan: RunPlan, folder: Path, report: Callable[[Measurement], None], resume: Resume = Resume()
+) -> Outcome:
+    """Measure a plan into a run directory, or what is left of it; the last states are in its run.json."""
+    with contextlib.ExitStack() as stack:
+        head = _head(request, plan)
+        opened = open_run(folder, head, force=resume.force, force_resume=resume.force_resume)
+        writer = stack.enter_context(opened)
+        if request.hardware_path is not None:
+            keep_hardware_file(folder, request.hardware_path)
+        if resume.retry_suspect:
+            writer.done -= writer.disturbed
+        at_rest = idle_powers(request, plan)
+        writer.note_energy({name: plain_reading(one) for name, one in at_rest.items()})
+        children = Children(request.catalog.modules)
+        stop = stack.enter_context(stopping(children.kill_all))
+        try:
+            Runner(writer, _run_settings(request, at_rest), children, stop, report).run(plan)
+        except Interrupted:
+            writer.finish(f"interrupted by {stop.signal_name}")
+            return Outcome(f"interrupted by {stop.signal_name}", stop.exit_code)
+        writer.finish(COMPLETE)
+        return Outcome(COMPLETE, 0)
+
+
+def _run_settings(request: Request, at_rest: Mapping[str, Reading[float]]) -> RunSettings:
+    return RunSettings(
+        hw=request.hardware.name,
+        modules=request.catalog.modules,
+        seed=request.question.seed,
+        rule=request.rule,
+        memory_limit_bytes=memory_limit_bytes(),
+        limits=_limits(request.hardware),
+        repeat=request.repeat,
+        idle_watt=at_rest,
+    )
+
+
+def idle_powers(request: Request, plan: RunPlan) -> dict[str, Reading[float]]:
+    """Return the power at rest of each device of a plan, measured now, or why its energy is not measured."""
+    devices = sorted({entry.kernel.device for entry in plan.entries})
+    if not request.energy:
+        return dict.fromkeys(devices, absent("not asked for; --energy measures it"))
+    return {device: _idle_power(device) for device in devices}
+
+
+def _idle_power(device: Device) -> Reading[float]:
+    gpu = None
+    if device == "cuda":
+        chosen = chosen_gpu(open_telemetry(lambda _: None), os.environ.get(VISIBLE))
+        if chosen.value is None:
+            return absent(chosen.why or "")
+        gpu = chosen.value
+    return idle_watt(energy_source(gpu), MonotonicClock(), time.sleep)
+
+
+def _limits(hardware: Hardware) -> Limits:
+    return Limits(hardware.memory.bandwidth_bytes_per_s, hardware.peak_flop_per_s, cache_bytes(hardware))
+
+
+def _head(request: Request, plan: RunPlan) -> RunHead:
+    commit = request.environment["software"]["commit"]
+    return RunHead(
+        format_version=FORMAT_VERSION,
+        codesign_version=__version__,
+        commit=commit if isinstance(commit, str) else "",
+        command=request.command,
+        hw=request.hardware.name,
+        seed=request.question.seed,
+        settings=_settings(request),
+        critical=critical_conditions(request),
+        environment=request.environment,
+        candidates=plan.candidates,
+        skipped=plan.skipped,
+        started_utc=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        state=RUNNING,
+    )
+
+
+def _settings(request: Request) -> Mapping[str, Any]:
+    """Return the question and the rule: a run directory holds the answers to one question."""
+    question: dict[str, Any] = to_plain(request.question)
+    rule = {"rule": to_plain(request.rule), "repeat": request.repeat, "energy": request.energy}
+    return {**question, **rule, "modules": list(request.catalog.modules)}

@@ -1,0 +1,233 @@
+"""Measure a plan: child processes take turns in rounds, one at work at a time. What fails is a row, the rest go on."""
+
+import datetime
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from codesign.codec import from_plain, to_plain
+from codesign.errors import InputError, MeasurementError
+from codesign.profiler.candidates import Entry, RunPlan, memory_groups, shuffled
+from codesign.profiler.child import OUT_OF_MEMORY, ChildSpec
+from codesign.profiler.children import START_LIMIT_S, Child, ChildFailedError, ChildRefusedError, Interrupted
+from codesign.profiler.energy import COUNTER_WAIT_S, MIN_WINDOW_S, Energy
+from codesign.profiler.flush import FLUSH_CACHES
+from codesign.profiler.gpu_states import GpuRound
+from codesign.profiler.kernel import AttentionCase, GemmCase
+from codesign.profiler.load import LoadChange
+from codesign.profiler.processors import pinned_processors
+from codesign.profiler.reading import Reading, absent
+from codesign.profiler.records import INTERRUPTED, Measurement, case_json
+from codesign.profiler.run_folder import RunWriter
+from codesign.profiler.signals import Stop
+from codesign.profiler.statistics import refuse_bad_samples
+from codesign.profiler.timing import Round, Sampling, WarmUp
+from codesign.profiler.turn import Prepared, RunSettings, Turn, row
+from codesign.profiler.verdict import Conditions, Kind, Reason, Verdict
+
+SPARE_S = 60.0
+
+
+class Children:
+    """The processes of the candidates, started when they are first needed."""
+
+    def __init__(self, modules: tuple[str, ...]) -> None:
+        self._modules = modules
+        self._running: dict[str, Child] = {}
+
+    def ask(self, entry: Entry, order: dict[str, Any], limit_s: float, stop: Stop) -> dict[str, Any]:
+        """Return the answer of the entry's process, which is forgotten if it is gone."""
+        try:
+            return self._child(entry, stop).ask(order, limit_s, stop)
+        except (ChildFailedError, Interrupted):
+            self._running.pop(entry.candidate).kill()
+            raise
+
+    def _child(self, entry: Entry, stop: Stop) -> Child:
+        if entry.candidate not in self._running:
+            spec = ChildSpec(
+                library=entry.kernel.library,
+                kernel=entry.kernel.name,
+                scheme=entry.kernel.scheme,
+                threads=entry.case.threads,
+                affinity=pinned_processors(entry.case.threads),
+                modules=self._modules,
+                parent_pid=os.getpid(),
+            )
+            child = self._running[entry.candidate] = Child(spec)
+            try:
+                child.answer(START_LIMIT_S, stop)
+            except ChildRefusedError as error:
+                raise ChildFailedError(str(error)) from error
+        return self._running[entry.candidate]
+
+    def keep(self, entries: tuple[Entry, ...]) -> None:
+        """End the processes that none of these entries needs."""
+        needed = {entry.candidate for entry in entries}
+        for name in [name for name in self._running if name not in needed]:
+            self._running.pop(name).kill()
+
+    def kill_all(self) -> None:
+        """End all processes."""
+        self.keep(())
+
+
+class Runner:
+    """Measures plans into one run directory."""
+
+    def __init__(
+        self,
+        writer: RunWriter,
+        settings: RunSettings,
+        children: Children,
+        stop: Stop,
+        report: Callable[[Measurement], None],
+    ) -> None:
+        self._writer, self._settings, self._report = writer, settings, report
+        self._children, self._stop = children, stop
+
+    def run(self, plan: RunPlan) -> None:
+        """Measure what is not measured yet; Interrupted if the user asks to stop."""
+        try:
+            for number, block in enumerate(plan.blocks):
+                self._measure_block(number, tuple(entry for entry in block if entry.key not in self._writer.done))
+        finally:
+            self._children.kill_all()
+
+    def _measure_block(self, number: int, entries: tuple[Entry, ...]) -> None:
+        self._children.keep(entries)
+        order = shuffled(entries, self._settings.seed, f"block {number}")
+        for group in memory_groups(order, self._settings.memory_limit_bytes):
+            turns = {entry.key: Turn(entry, _now_utc()) for entry in group}
+            try:
+                self._measure_group(number, turns)
+            except Interrupted:
+                for turn in turns.values():
+                    if turn.samplings:
+                        self._interrupt(turn)
+                raise
+
+    def _interrupt(self, turn: Turn) -> None:
+        """Keep the samples so far in a row that does not count as measured."""
+        partial = row(turn, self._settings, Conditions())
+        reason = Reason(INTERRUPTED, f"by {self._stop.signal_name}")
+        self._writer.append(replace(partial, verdict=Verdict(Kind.INVALID, (reason, *partial.verdict.reasons))))
+
+    def _measure_group(self, number: int, turns: dict[str, Turn]) -> None:
+        """Measure the group's candidates, each in as many fresh processes as are asked for, one after the other."""
+        for process in range(self._settings.repeat):
+            if process:
+                self._children.kill_all()
+                turns.update({key: turn.in_next_process() for key, turn in turns.items()})
+            self._measure_in_turns(f"block {number}" + (f" process {process}" if process else ""), turns)
+
+    def _measure_in_turns(self, name: str, turns: dict[str, Turn]) -> None:
+        """Measure the group's candidates in turns; those that are finished or failed leave `turns`."""
+        for step in (self._prepare, self._warm_up):
+            for key in list(turns):
+                self._take(turns, key, step)
+        round_number = 0
+        while waiting := tuple(turn.entry for turn in turns.values() if not turn.is_sampled):
+            for entry in shuffled(waiting, self._settings.seed, f"{name} round {round_number}"):
+                self._take(turns, entry.key, self._round)
+            round_number += 1
+
+    def _take(self, turns: dict[str, Turn], key: str, step: Callable[[Turn], Turn | None]) -> None:
+        """Do one step of a turn; one that fails is written as such. What is written leaves `turns`."""
+        if self._stop.asked:
+            raise Interrupted
+        try:
+            after = step(turns[key])
+        except (MeasurementError, InputError) as error:  # the child's end, its refusal, or times that are none
+            text = str(error)
+            failed = Conditions(memory_error=text) if text == OUT_OF_MEMORY else Conditions(failure=text)
+            self._write(turns.pop(key), failed)
+            return
+        if after is None:
+            self._release(turns.pop(key))
+        else:
+            turns[key] = after
+
+    def _ask(self, turn: Turn, order: str, limit_s: float, **more: Any) -> dict[str, Any]:
+        return self._children.ask(turn.entry, {"order": order, **more}, limit_s, self._stop)
+
+    def _prepare(self, turn: Turn) -> Turn | None:
+        """Pack and check; a wrong result is written and gets no time."""
+        order = {
+            "case": case_json(turn.entry.case),
+            "copies": turn.entry.copies,
+            "flush_bytes": self._flush_bytes(turn.entry),
+        }
+        answer = self._ask(turn, "prepare", self._settings.prepare_limit_s, **order)
+        answer.pop("ok")
+        prepared = replace(turn, prepared=from_plain(Prepared, answer, "the child's answer"))
+        if prepared.prepared is not None and not prepared.prepared.check.passed:
+            self._write(prepared, Conditions(output_error=prepared.prepared.check.reason))
+            return None
+        return prepared
+
+    def _flush_bytes(self, entry: Entry) -> float:
+        """Return how much is written before each sample; whole steps empty the caches themselves."""
+        kernel_alone = isinstance(entry.case, (GemmCase, AttentionCase))
+        return FLUSH_CACHES * self._settings.limits.cache_bytes if kernel_alone and entry.case.cache == "cold" else 0.0
+
+    def _warm_up(self, turn: Turn) -> Turn:
+        rule = self._settings.rule
+        answer = self._ask(turn, "warm_up", rule.warm_up_max_s + rule.budget_s + SPARE_S, rule=to_plain(rule))
+        return replace(turn, sampling=Sampling(from_plain(WarmUp, answer["warm_up"], "the child's answer"), rule))
+
+    def _round(self, turn: Turn) -> Turn | None:
+        """Take a round; the candidate whose samples suffice is written and leaves."""
+        assert turn.sampling is not None
+        limit_s = self._settings.rule.budget_s + SPARE_S
+        answer = self._ask(turn, "round", limit_s, samples=turn.sampling.next_sample_count())
+        taken = from_plain(Round, answer["round"], "the child's answer")
+        refuse_bad_samples(taken.samples_s)
+        after = replace(
+            turn,
+            sampling=turn.sampling.add(taken),
+            loads=(*turn.loads, from_plain(LoadChange, answer["load"], "the child's answer")),
+            gpu_rounds=(*turn.gpu_rounds, *_gpu_rounds(answer)),
+        )
+        if not after.is_sampled or len(after.samplings) < self._settings.repeat:
+            return after
+        self._write(self._with_energy(after), Conditions())
+        return None
+
+    def _with_energy(self, turn: Turn) -> Turn:
+        """Return the turn with the energy of its calls, or why there is none; time is never lost for lack of it."""
+        idle = (self._settings.idle_watt or {}).get(turn.entry.kernel.device)
+        if idle is None or idle.value is None:
+            return turn
+        assert turn.sampling is not None
+        # The window, two steps of the counter, and the last call of each
+        limit_s = MIN_WINDOW_S + COUNTER_WAIT_S + 4 * turn.sampling.found.call_s + SPARE_S
+        try:
+            answer = self._ask(turn, "energy", limit_s, idle_watt=idle.value)
+        except (ChildFailedError, ChildRefusedError) as error:
+            return replace(turn, energy=absent(str(error)))
+        energy = from_plain(Energy, answer["energy"], "the child's answer") if answer["energy"] else None
+        return replace(turn, energy=Reading(energy, answer["why"]))
+
+    def _release(self, turn: Turn) -> None:
+        """Let the child drop its copies; one that fails in this is gone, and its row is written already."""
+        try:
+            self._ask(turn, "release", SPARE_S)
+        except (ChildFailedError, ChildRefusedError):
+            return
+
+    def _write(self, turn: Turn, ended: Conditions) -> None:
+        measurement = row(turn, self._settings, ended)
+        self._writer.append(measurement)
+        self._report(measurement)
+
+
+def _gpu_rounds(answer: dict[str, Any]) -> tuple[GpuRound, ...]:
+    """Return what the GPU did around a round, nothing where none takes part."""
+    found = answer.get("gpu")
+    return () if found is None else (from_plain(GpuRound, found, "the child's answer"),)
+
+
+def _now_utc() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,177 @@
+"""Weights rounded to nearest, in every scheme whose values are rounded one by one. For GGUF blocks see `gguf`."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from codesign.errors import InputError
+from codesign.quantize.numbers import codec_of
+from codesign.quantize.scales import Scales, nearest_scales, needs_whole_matrix, scale_dtype
+from codesign.quantize.tiles import Tile, from_tiles, in_tiles, over_tiles, stored_matrix, tile_of
+from codesign.schemes.scheme import Scheme
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_CHUNK_VALUES = 1 << 17  # float32 values that stay in a 2 MiB cache with their copies
+_NAMED_ROWS = 5
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QuantizedWeight:
+    """A weight matrix [n, k] in a scheme: codes [n, k], the scales of tiles, and how columns were ordered.
+
+    `scales` is None where the scheme has none: then `codes` are the values in the type of the scheme.
+    `group_of` [k] says which group a column belongs to where groups are not neighbours (GPTQ's g_idx).
+    """
+
+    codes: "Tensor"
+    scales: Scales | None
+    scheme: Scheme
+    group_of: "Tensor | None" = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Return (n, k)."""
+        n, k = self.codes.shape
+        return int(n), int(k)
+
+    @property
+    def zero_points(self) -> "Tensor | None":
+        """Return the zero points of the tiles, where there are."""
+        return None if self.scales is None else self.scales.zero_points
+
+    @property
+    def tile(self) -> Tile:
+        """Return what shares a scale."""
+        return tile_of(self.scheme.weights, *self.shape)
+
+    def dequantize(self) -> "Tensor":
+        """Return the float32 values [n, k] that the codes stand for."""
+        if self.scales is None:
+            return self.codes.float()
+        codec = codec_of(self.scheme.weights)
+        factors, zero_points = self.scales.effective(), self.scales.zero_points
+        if self.group_of is not None:
+            points = None if zero_points is None else zero_points[:, self.group_of]
+            return codec.decode(self.codes, points) * factors[:, self.group_of]
+        stored = stored_matrix(self.codes, self.scheme.weights)
+        tiles = in_tiles(stored, self.tile)
+        points = None if zero_points is None else over_tiles(zero_points)
+        values = codec.decode(tiles, points).mul_(over_tiles(factors))
+        n, k = self.shape
+        whole = from_tiles(values, *stored.shape)
+        return whole.reshape(-1)[: n * k].reshape(n, k)
+
+
+def quantize_weight(w: "Tensor", scheme: Scheme, *, scales: Scales | None = None) -> QuantizedWeight:
+    """Return the floats [n, k] rounded to nearest; scales come from the extremes of each tile unless they are given.
+
+    Ties go to even, for tables of levels to the lower one. The last group of a row may be shorter. 16-bit scales have
+    the type of `w`, and fp16 if that is float32. Does not modify `w`.
+    """
+    check_matrix(w)
+    if scheme.family == "gguf":
+        raise InputError(f"{scheme} stores whole blocks, not values with a scale; use codesign.quantize.gguf.")
+    if not scheme.quantized:
+        return QuantizedWeight(_converted(w, scheme), None, scheme)
+    weights = scheme.weights
+    matrix, tile = stored_matrix(w, weights), tile_of(weights, *w.shape)
+    if scales is None and needs_whole_matrix(weights):
+        check_finite(w)
+        scales = nearest_scales(in_tiles(matrix.float(), tile), weights, scale_dtype(weights, w))
+    elif scales is not None:
+        check_finite(w)
+    codes, chosen = _rounded(matrix, scheme, tile, scales)
+    n, k = w.shape
+    return QuantizedWeight(codes.reshape(-1)[: n * k].reshape(n, k), chosen, scheme)
+
+
+def _rounded(matrix: "Tensor", scheme: Scheme, tile: Tile, given: Scales | None) -> tuple["Tensor", Scales]:
+    """Return codes and scales, worked out so many rows at a time that the copies stay in the caches."""
+    import torch
+
+    rows = max(_CHUNK_VALUES // matrix.shape[1] // tile.rows, 1) * tile.rows
+    per_tensor = tile.rows >= len(matrix) and given is not None and len(given.stored) == 1
+    step = max(_CHUNK_VALUES // matrix.shape[1], 1) if per_tensor else rows
+    codes, found = None, []
+    for first in range(0, len(matrix), step):
+        part = matrix[first : first + step]
+        used = given if per_tensor or given is None else _part(given, first // tile.rows, -(-step // tile.rows))
+        piece, scales = _rounded_part(part, scheme, Tile(len(part), tile.columns) if per_tensor else tile, used)
+        if codes is None:
+            codes = torch.empty(matrix.shape, dtype=piece.dtype, device=matrix.device)
+        codes[first : first + step] = piece
+        found.append(scales)
+    assert codes is not None
+    return codes, given or _joined(found)
+
+
+def _rounded_part(part: "Tensor", scheme: Scheme, tile: Tile, given: Scales | None) -> tuple["Tensor", Scales]:
+    weights = scheme.weights
+    tiles = in_tiles(part.float(), tile)
+    scales = given or nearest_scales(tiles, weights, scale_dtype(weights, part))
+    factors = scales.effective()
+    if given is None and not bool(factors.isfinite().all()):
+        check_finite(part)
+    points = None if scales.zero_points is None else over_tiles(scales.zero_points)
+    codes = codec_of(weights).encode(tiles / over_tiles(factors), points)
+    return from_tiles(codes, *part.shape), scales
+
+
+def _part(scales: Scales, first: int, count: int) -> Scales:
+    """Return some rows of scales; those under a nested scale must be asked for whole."""
+    rows = slice(first, first + count)
+    points = None if scales.zero_points is None else scales.zero_points[rows]
+    return Scales(scales.stored[rows], points, scales.above)
+
+
+def _joined(parts: list[Scales]) -> Scales:
+    import torch
+
+    points = [part.zero_points for part in parts if part.zero_points is not None]
+    return Scales(torch.cat([part.stored for part in parts]), torch.cat(points) if points else None)
+
+
+def _converted(w: "Tensor", scheme: Scheme) -> "Tensor":
+    import torch
+
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[scheme.weights.number]
+    converted = w.to(dtype)
+    check_finite(converted, f"The weight in {scheme}")
+    return converted
+
+
+def check_matrix(w: "Tensor") -> None:
+    """Refuse anything but a matrix of floats with at least one value."""
+    if w.ndim != 2 or w.numel() == 0 or not w.is_floating_point():
+        shape = "x".join(str(size) for size in w.shape)
+        raise InputError(f"A weight is a matrix [n, k] of floats with at least one value, not {shape or 'one'} {w.dtype}.")
+
+
+def check_finite(w: "Tensor", what: str = "The weight") -> None:
+    """Refuse NaN and Inf, naming the rows that have them."""
+    bad = ~w.isfinite()
+    if not bool(bad.any()):
+        return
+    rows = bad.any(dim=1).nonzero()[:, 0].tolist()
+    named = ", ".join(str(row) for row in rows[:_NAMED_ROWS]) + (" ..." if len(rows) > _NAMED_ROWS else "")
+    nan, inf = int(w.isnan().sum()), int(w.isinf().sum())
+    raise InputError(
+        f"{what} has {nan} NaN and {inf} infinite values, in {len(rows)} of {len(w)} rows ({named}). "
+        "Check the checkpoint: it is damaged or was written from a training that diverged."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class DeadChannels:
+    """Outputs [n] and inputs [k] of a weight matrix whose weights are all zero."""
+
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+
+
+def dead_channels(w: "Tensor") -> DeadChannels:
+    """Return the rows and columns of zeros: they round exactly, but often mean a pruned or damaged checkpoint."""
+    used = w != 0
+    rows, columns = (~used.any(dim=dim) for dim in (1, 0))
+    return DeadChannels(tuple(rows.nonzero()[:, 0].tolist()), tuple(columns.nonzero()[:, 0].tolist()))
