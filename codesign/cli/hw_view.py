@@ -19,6 +19,7 @@ from codesign.units import (
     significant,
 )
 
+QUIET_FRACTION = 0.97
 LISTED_DTYPES = ("fp32", "fp16", "bf16", "fp8", "int8", "int4")
 
 
@@ -90,6 +91,11 @@ def print_roofs(processor: Processor, roofs: Roofs) -> None:
     ]
     headers = ("peak Gflop/s", *(f"{n} thread{'s' if n > 1 else ''}" for n in counts), "")
     print_table(Table(headers, peaks, right=tuple(range(1, 1 + len(counts)))))
+    if roofs.own_fraction < QUIET_FRACTION:
+        print_line(
+            f"Other programs had the processor for {format_percent(1 - roofs.own_fraction)} of the time: these are no "
+            "roofs. Measure again when the machine is quiet."
+        )
     print_line("Medians of 7 samples; +- is half of the middle half. A copied byte counts twice, read and written.")
 
 
@@ -109,6 +115,7 @@ def roofs_record(processor: Processor, roofs: Roofs) -> dict[str, Any]:
     ]
     return {
         "processor": to_plain(processor), "variant": roofs.variant, "clock_hz": to_plain(roofs.clock_hz),
-        "call_s": to_plain(roofs.call_s), "peaks": peaks, "bandwidths": to_plain(roofs.bandwidths),
+        "call_s": to_plain(roofs.call_s), "own_fraction": roofs.own_fraction, "peaks": peaks,
+        "bandwidths": to_plain(roofs.bandwidths),
         "fork_join": [{"threads": n, "seconds": to_plain(found)} for n, found in roofs.fork_join_s.items()],
     }  # fmt: skip

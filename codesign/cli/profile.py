@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from codesign.profiler.discover import Catalog
     from codesign.profiler.profile import Request
 
+QUESTION_WORDS = (
+    "model", "shapes", "attention", "schemes", "batch", "threads", "libraries", "cache", "seed", "repeat",
+)  # fmt: skip
 Positive = click.FloatRange(0.0, min_open=True, max=86400.0)
 
 
@@ -125,19 +128,7 @@ def _question(given: dict[str, Any], catalog: "Catalog") -> "Question":
 def _words(hw: str, given: dict[str, Any]) -> list[str]:
     """Return the options as words, paths by their names alone, so that a run tells nothing of its folder."""
     words = ["--hw", Path(hw).name]
-    for name in (
-        "model",
-        "shapes",
-        "attention",
-        "schemes",
-        "batch",
-        "threads",
-        "libraries",
-        "cache",
-        "seed",
-        "repeat",
-        *WORDS,
-    ):
+    for name in (*QUESTION_WORDS, *WORDS):
         value = str(given[name] or "")
         if value:
             words += [f"--{name.replace('_', '-')}", Path(value).name if name in ("model", "plan") else value]

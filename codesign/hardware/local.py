@@ -104,7 +104,7 @@ def _memory(processor: Processor, roofs: Roofs, most: Bandwidth) -> list[str]:
 
 
 def _read_text(most: Bandwidth) -> str:
-    return f"reading {most.working_set_bytes // MEBI} MiB in eight streams, 2 MiB pages"
+    return f"reading {most.working_set_bytes // MEBI} MiB in 2 MiB pages"
 
 
 def _cache(processor: Processor, roofs: Roofs) -> list[str]:

@@ -1,6 +1,7 @@
 """The roofs of this machine by the native probes: bandwidth by working set and threads, peak rates, overheads."""
 
 import functools
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -41,7 +42,10 @@ class Bandwidth:
 
 @dataclass(frozen=True, slots=True)
 class Roofs:
-    """Everything measured. Peaks are by (math dtype, threads)."""
+    """Everything measured. Peaks are by (math dtype, threads).
+
+    `own_fraction` is the share of the time in which this thread had its processor; the rest went to other programs.
+    """
 
     variant: str
     bandwidths: tuple[Bandwidth, ...]
@@ -49,6 +53,7 @@ class Roofs:
     clock_hz: Measured
     call_s: Measured
     fork_join_s: dict[int, Measured]
+    own_fraction: float = 1.0
 
     def memory_bandwidth(self, threads: int) -> Bandwidth:
         """Return the bandwidth of the largest working set, which lies in main memory."""
@@ -67,13 +72,35 @@ def measure_roofs(report: Callable[[str], None] = lambda _: None) -> Roofs:
         raise CapabilityError(f"The roofs cannot be measured: {missing}.")
     native = load()
     threads = thread_counts(native.processors())
+    with _caller_in_place(native, threads[-1]):
+        return _measure(native, threads, report)
+
+
+@contextmanager
+def _caller_in_place(native: ModuleType, threads: int) -> Iterator[None]:
+    """Keep this thread on the first processor: the pool's workers have the others, and would share one with it."""
+    native.roof_read(0, 0, 0, 0, threads)  # the workers start, and pin themselves
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+def _measure(native: ModuleType, threads: tuple[int, ...], report: Callable[[str], None]) -> Roofs:
+    begin_s, begin_own_s = time.perf_counter(), time.thread_time()
     variants = [isa for isa in range(6) if native.isa_runs(isa)]
     report("clock and call overheads")
     clock, call, fork_join = _clock_hz(native), _call_s(native, 1), {n: _call_s(native, n) for n in threads}
     report("peak rates")
     peaks = {(rate, n): found for rate in RATES for n in threads if (found := _peak(native, variants, rate, n))}
     bandwidths = tuple(_bandwidths(native, variants, threads, report))
-    return Roofs(native.isa_text(native.isa_best()), bandwidths, peaks, clock, call, fork_join)
+    own_fraction = (time.thread_time() - begin_own_s) / (time.perf_counter() - begin_s)
+    return Roofs(native.isa_text(native.isa_best()), bandwidths, peaks, clock, call, fork_join, min(1.0, own_fraction))
 
 
 def _measured(values: list[float]) -> Measured:
@@ -145,7 +172,7 @@ def _pages(native: ModuleType, size_bytes: int) -> Iterator[int]:
 def _bandwidths(
     native: ModuleType, variants: list[int], threads: tuple[int, ...], report: Callable[[str], None]
 ) -> Iterator[Bandwidth]:
-    largest = max(WORKING_SETS_BYTES)
+    largest, reads = max(WORKING_SETS_BYTES), (native.roof_read, native.roof_read_in_order)
     with _pages(native, largest) as source, _pages(native, COPY_BYTES) as target:
         for count in threads:
             for size in WORKING_SETS_BYTES:
@@ -153,13 +180,13 @@ def _bandwidths(
                 yield Bandwidth(
                     count,
                     size,
-                    _best(_read(native, isa, source, size, count) for isa in variants),
+                    _best(_read(read, isa, source, size, count) for isa in variants for read in reads),
                     _best(_copy(native, isa, (target, source), min(size // 2, COPY_BYTES), count) for isa in variants),
                 )
 
 
-def _read(native: ModuleType, isa: int, source: int, size: int, threads: int) -> Measured:
-    return _rate(lambda passes: native.roof_read(isa, source, size, passes, threads), size)
+def _read(read: Callable[..., int], isa: int, source: int, size: int, threads: int) -> Measured:
+    return _rate(lambda passes: read(isa, source, size, passes, threads), size)
 
 
 def _copy(native: ModuleType, isa: int, places: tuple[int, int], size: int, threads: int) -> Measured:

@@ -88,9 +88,9 @@ class Session:
 
         gpu_before = None if self.gpu is None else snapshot(self.gpu)
         with caller_on_first(self.spec.affinity), self.ranges.range("round", order["samples"]):
-            before = read_load()
+            before = read_load(self.spec.affinity)
             taken = take_round(self.timer, self.found, order["samples"])
-            load = load_change(before, read_load())
+            load = load_change(before, read_load(self.spec.affinity))
         states = None
         if self.gpu is not None and gpu_before is not None:
             states = to_plain(GpuRound(gpu_before, snapshot(self.gpu)))

@@ -103,9 +103,7 @@ def _dense(group: FusedGroup) -> tuple[Layer, ...]:
     return group.layers
 
 
-def replacements(
-    model: Model, plan: Plan | None, libraries: tuple[str, ...], threads: int
-) -> tuple[Replacement, ...]:
+def replacements(model: Model, plan: Plan | None, libraries: tuple[str, ...], threads: int) -> tuple[Replacement, ...]:
     """Return the kernel of every layer that the plan quantizes: the first of these libraries that can run it."""
     layers = {layer.name: layer for layer in model.layers}
     known = [one for one in linear_kernels() if one.library.name in libraries]

@@ -58,7 +58,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """What becomes of a run that lies in the folder: deleted, continued under other conditions, suspects tried again."""
+    """What becomes of a run that lies there: deleted, continued under other conditions, suspect rows tried again."""
 
     force: bool = False
     force_resume: bool = False

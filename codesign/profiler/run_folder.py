@@ -41,8 +41,8 @@ class Skipped:
 class RunHead:
     """What was asked and where. `critical` are the conditions that decide speed: a run of others is another run.
 
-    `state` is running, complete, or "interrupted by SIGTERM"; a killed run stays at running. `energy` holds the power at
-    rest of each device whose energy is measured, or why it is not.
+    `state` is running, complete, or "interrupted by SIGTERM"; a killed run stays at running. `energy` holds the
+    power at rest of each device whose energy is measured, or why it is not.
     """
 
     format_version: int

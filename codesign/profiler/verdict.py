@@ -10,10 +10,13 @@ from codesign.profiler.timing import DEFAULT_RULE, StopReason
 from codesign.units import format_bytes_per_s, format_flop_per_s, format_percent
 
 IMPOSSIBLE_FACTOR = 1.05
+# Others' work counts wherever it runs, as memory and the last cache are shared. What the host takes is counted in steps
+# of 10 ms: one step in the shortest row that is judged is 0.03. Waiting is what disturbance on our own processors costs.
+# A switch costs some 10 us and what was in the caches; hundreds per second without waiting are short tasks of the system.
 OTHER_CPU_COUNT = 0.25
-STOLEN_CPU_COUNT = 0.02
-WAITING_FRACTION = 0.05
-SWITCHES_PER_S = 20.0
+STOLEN_CPU_COUNT = 0.05
+WAITING_FRACTION = 0.02
+SWITCHES_PER_S = 200.0
 THROTTLES = ("hw_slowdown", "hw_thermal_slowdown", "sw_thermal_slowdown", "hw_power_brake")
 POWER_CAP = "sw_power_cap"
 
@@ -146,7 +149,7 @@ def _contention(seen: Evidence) -> str | None:
             for value, limit, text in (
                 (load.other_cpu_count, OTHER_CPU_COUNT, "other processes used {:.2f} processors"),
                 (load.stolen_cpu_count, STOLEN_CPU_COUNT, "the host took {:.2f} processors away"),
-                (load.waiting_fraction, WAITING_FRACTION, "tasks waited for a processor {:.0%} of the time"),
+                (load.waiting_fraction, WAITING_FRACTION, "our threads waited for a processor {:.1%} of the time"),
                 (load.involuntary_switches_per_s, SWITCHES_PER_S, "{:.0f} involuntary switches per second"),
             )
             if value is not None and value > limit

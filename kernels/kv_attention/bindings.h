@@ -18,7 +18,8 @@ inline void bind_kv_attention(nanobind::module_ &m) {
           [](const Shape &s, int32_t threads) { return codesign_kv_attention_workspace_bytes(&s, threads); });
     m.def(
         "kv_attention_append",
-        [](const Shape &s, uintptr_t k, uintptr_t v, int32_t dtype, int64_t tokens, uintptr_t lengths, uintptr_t cache) {
+        [](const Shape &s, uintptr_t k, uintptr_t v, int32_t dtype, int64_t tokens, uintptr_t lengths,
+           uintptr_t cache) {
             return codesign_kv_attention_append(&s, (const void *)k, (const void *)v, dtype, tokens,
                                                 (const int64_t *)lengths, (void *)cache);
         },

@@ -1,5 +1,5 @@
-// Runs cases from a file: int64 isa, format, batch, heads, kv_heads, head_dim, q_tokens, tokens, threads; q [batch, heads,
-// q_tokens, head_dim]; k, v [batch, kv_heads, tokens, head_dim]. Writes the outputs, NaN where the call is refused.
+// Runs cases from a file: int64 isa, format, batch, heads, kv_heads, head_dim, q_tokens, tokens, threads; q [batch,
+// heads, q_tokens, head_dim]; k, v [batch, kv_heads, tokens, head_dim]. Writes the outputs, NaN for refused calls.
 #include "kv_attention.h"
 
 #include "common/int8_cases.h"

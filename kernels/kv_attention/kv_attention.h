@@ -21,7 +21,7 @@ enum codesign_kv_dtype : int32_t { CODESIGN_KV_FLOAT32 = 0, CODESIGN_KV_BFLOAT16
 
 enum codesign_kv_status : int32_t {
     CODESIGN_KV_OK = 0,
-    CODESIGN_KV_BAD_SHAPE = 1,   // a shape that codesign_kv_attention_cache_bytes refuses, or a length outside the cache
+    CODESIGN_KV_BAD_SHAPE = 1,   // a shape that is refused (see below), or a length outside of the cache
     CODESIGN_KV_BAD_VARIANT = 2, // this processor does not run the variant
 };
 
@@ -33,7 +33,7 @@ typedef struct {
     int64_t capacity; // tokens
 } codesign_kv_shape;
 
-// Bytes of the whole cache, 0 for a shape that is refused. Memory must be aligned to 64 bytes; its content may be anything.
+// Bytes of the whole cache, 0 for a shape that is refused. Memory must be aligned to 64 bytes and may hold anything.
 int64_t codesign_kv_attention_cache_bytes(const codesign_kv_shape *shape);
 // Bytes that codesign_kv_attention_run needs beside it (aligned to 64), 0 for a shape that is refused.
 int64_t codesign_kv_attention_workspace_bytes(const codesign_kv_shape *shape, int32_t threads);

@@ -1,6 +1,6 @@
-// Where a number lies in the cache. One block: 64 tokens of one KV head: (integers) scales, keys, values, in the order in
-// which attention reads them. The loops over keys and over values each read one ascending stream, 128 bytes a step, which
-// the hardware prefetches; it did not prefetch two streams 2 KiB apart.
+// Where a number lies in the cache. One block: 64 tokens of one KV head: (integers) scales, keys, values, in the order
+// in which attention reads them. The loops over keys and over values each read one ascending stream, 128 bytes a step,
+// which the hardware prefetches; it did not prefetch two streams 2 KiB apart.
 //
 //   scales bf16        [2][64]                                 of keys, of values
 //   keys   fp16, bf16  [2][head_dim][32 tokens]

@@ -13,6 +13,12 @@ inline void bind_roofs(nanobind::module_ &m) {
         },
         release());
     m.def(
+        "roof_read_in_order",
+        [](int32_t isa, uintptr_t memory, int64_t bytes, int64_t passes, int32_t threads) {
+            return codesign_roof_read_in_order(isa, (const void *)memory, bytes, passes, threads);
+        },
+        release());
+    m.def(
         "roof_copy",
         [](int32_t isa, uintptr_t target, uintptr_t source, int64_t bytes, int64_t passes, int32_t threads) {
             return codesign_roof_copy(isa, (void *)target, (const void *)source, bytes, passes, threads);

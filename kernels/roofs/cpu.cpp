@@ -46,14 +46,14 @@ struct Work {
     char *target;
     const char *source;
     int64_t bytes, passes;
-    int32_t rate;
+    int32_t rate; // or which way to read
     std::vector<Result> *results;
 };
 
 void read_part(void *context, int32_t thread, int32_t threads) {
     const Work &work = *(Work *)context;
     const Part part = part_of(work.bytes, thread, threads);
-    (*work.results)[std::size_t(thread)].bits = work.variant->read(work.source + part.begin, part.bytes, work.passes);
+    (*work.results)[std::size_t(thread)].bits = work.variant->read[work.rate](work.source + part.begin, part.bytes, work.passes);
 }
 
 void copy_part(void *context, int32_t thread, int32_t threads) {
@@ -69,13 +69,21 @@ void compute_part(void *context, int32_t thread, int32_t) {
 
 } // namespace
 
-uint64_t codesign_roof_read(int32_t isa, const void *memory, int64_t bytes, int64_t passes, int32_t threads) {
+static uint64_t read_all(int32_t isa, const void *memory, int64_t bytes, int64_t passes, int32_t threads, int32_t way) {
     std::vector<Result> results(static_cast<std::size_t>(threads));
-    Work work{variant_of(isa), nullptr, (const char *)memory, bytes, passes, 0, &results};
+    Work work{variant_of(isa), nullptr, (const char *)memory, bytes, passes, way, &results};
     codesign_parallel(threads, read_part, &work);
     uint64_t sum = 0;
     for (const Result &one : results) sum += one.bits;
     return sum;
+}
+
+uint64_t codesign_roof_read(int32_t isa, const void *memory, int64_t bytes, int64_t passes, int32_t threads) {
+    return read_all(isa, memory, bytes, passes, threads, 0);
+}
+
+uint64_t codesign_roof_read_in_order(int32_t isa, const void *memory, int64_t bytes, int64_t passes, int32_t threads) {
+    return read_all(isa, memory, bytes, passes, threads, 1);
 }
 
 uint64_t codesign_roof_copy(int32_t isa, void *target, const void *source, int64_t bytes, int64_t passes, int32_t threads) {

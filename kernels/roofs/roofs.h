@@ -11,9 +11,10 @@ enum codesign_roof_rate : int32_t {
 };
 
 extern "C" {
-// Reads `bytes` (a multiple of 4,096 per thread is used) at `memory` `passes` times, each thread its own part in eight
-// streams. Returns a checksum, so that nothing is left out.
+// Reads `bytes` (a multiple of 4,096 per thread is used) at `memory` `passes` times, each thread its own part, in eight
+// streams or in one. Returns a checksum, so that nothing is left out.
 uint64_t codesign_roof_read(int32_t isa, const void *memory, int64_t bytes, int64_t passes, int32_t threads);
+uint64_t codesign_roof_read_in_order(int32_t isa, const void *memory, int64_t bytes, int64_t passes, int32_t threads);
 // Copies `bytes` from `source` to `target` `passes` times.
 uint64_t codesign_roof_copy(int32_t isa, void *target, const void *source, int64_t bytes, int64_t passes, int32_t threads);
 // Operations (two per multiply-add) of `steps` steps of a rate on one thread; 0 if the variant has no such instruction.

@@ -13,9 +13,9 @@ import pytest
 from codesign.codec import to_plain
 from codesign.errors import CapabilityError
 from codesign.hardware.file import load_hardware
-from codesign.profiler.candidates import Question, RunPlan, Shape, make_plan
+from codesign.profiler.candidates import RunPlan
 from codesign.profiler.children import Interrupted
-from codesign.profiler.discover import OWN_MODULE, load_catalog
+from codesign.profiler.discover import OWN_MODULE
 from codesign.profiler.kernel import GemmCase
 from codesign.profiler.load import LoadChange
 from codesign.profiler.processors import available_memory_bytes, core_count, last_level_cache_bytes, pinned_processors
@@ -26,22 +26,8 @@ from codesign.profiler.signals import Stop, stopping
 from codesign.profiler.timing import Round, Rule, WarmUp
 from codesign.profiler.turn import Limits, RunSettings, mean_load
 from codesign.profiler.verdict import Kind
-from codesign.units import GIBI
-from tests.fake_kernels import MODULE
 from tests.measured_rows import run_head
-
-MODULES = (OWN_MODULE, MODULE)
-QUICK = Rule(warm_up_min_s=0.01, warm_up_max_s=0.05, min_samples=12, min_rounds=3, budget_s=0.2)
-
-
-def plan(libraries: tuple[str, ...], batches: tuple[int, ...] = (1,)) -> RunPlan:
-    question = Question((Shape(64, 128),), (), batches, (1,), libraries, (), "rotating", 3)
-    return make_plan(question, load_catalog(MODULES), {}, 1e5)
-
-
-def settings(**changes: object) -> RunSettings:
-    fields = {"hw": "epyc-9654", "modules": MODULES, "seed": 3, "rule": QUICK, "memory_limit_bytes": 64.0 * GIBI}
-    return RunSettings(**{**fields, "limits": Limits(1e12, {}, 0.0), **changes})
+from tests.profile_plans import MODULES, only, plan, settings
 
 
 def measure(folder: Path, what: RunPlan, how: RunSettings) -> dict[str, list[object]]:
@@ -96,11 +82,6 @@ def one_is_bad(rows: list[object]) -> bool:
 def test_a_wrong_kernel_gets_no_time(tmp_path):
     (wrong,) = measure(tmp_path, only(plan(("broken",)), "wrong"), settings())["wrong"]
     assert (wrong.samples_s, wrong.summary, wrong.check.passed) == ((), None, False)
-
-
-def only(what: RunPlan, *names: str) -> RunPlan:
-    blocks = (tuple(entry for entry in block if entry.kernel.name in names) for block in what.blocks)
-    return RunPlan(tuple(block for block in blocks if block), what.skipped)
 
 
 def test_times_come_from_rounds_that_were_taken_in_turns(tmp_path):

@@ -68,8 +68,8 @@ def test_each_condition_has_its_verdict(changed, verdict, evidence):
     [
         ({"other_cpu_count": 0.5}, "other processes used 0.50 processors"),
         ({"stolen_cpu_count": 0.1}, "the host took 0.10 processors away"),
-        ({"waiting_fraction": 0.2}, "tasks waited for a processor 20% of the time"),
-        ({"involuntary_switches_per_s": 90.0}, "90 involuntary switches per second"),
+        ({"waiting_fraction": 0.2}, "our threads waited for a processor 20.0% of the time"),
+        ({"involuntary_switches_per_s": 900.0}, "900 involuntary switches per second"),
     ],
 )
 def test_a_busy_machine_is_contention_with_its_evidence(changed, evidence):

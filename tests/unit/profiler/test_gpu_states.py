@@ -1,0 +1,91 @@
+"""What a GPU does around rounds, and what verdicts that gives."""
+
+import os
+from pathlib import Path
+
+import pytest
+from fake_nvml import ANSWERS, FakeNvml, FakeNvmlError
+
+from codesign.profiler.gpu_states import GpuRound, GpuSnapshot, chosen_gpu, snapshot, with_gpu
+from codesign.profiler.statistics import summarize
+from codesign.profiler.telemetry import Gpu, open_telemetry
+from codesign.profiler.timing import StopReason
+from codesign.profiler.verdict import Ceilings, Conditions, judge
+
+SUMMARY = summarize([1e-3 + i * 1e-7 for i in range(31)])
+CEILINGS = Ceilings(1.0, 1.0)
+UUID = ANSWERS["nvmlDeviceGetUUID"].decode()
+
+
+def quiet(_text: str) -> None:
+    pass
+
+
+def gpu(**answers: object) -> Gpu:
+    return open_telemetry(quiet, FakeNvml(answers=answers)).gpus.value[0]
+
+
+def processes(root: Path, **parents: int) -> Path:
+    for name, parent in parents.items():
+        (root / name[1:]).mkdir(parents=True)
+        (root / name[1:] / "stat").write_text(f"{name[1:]} (an (odd) name) S {parent} 0 0\n")
+    return root
+
+
+@pytest.mark.parametrize(("visible", "index"), [(None, 0), ("0", 0), ("1,0", 1), (UUID, 0)])
+def test_the_first_visible_device_is_the_one(visible, index):
+    assert chosen_gpu(open_telemetry(quiet, FakeNvml()), visible).value.index == index
+
+
+@pytest.mark.parametrize("visible", ["", "7", "MIG-0a1b2c3d", "GPU-ffffffff-1111-2222-3333-444455556666"])
+def test_a_device_that_nvml_does_not_show_is_absent_with_a_reason(visible):
+    assert "names none of the devices" in chosen_gpu(open_telemetry(quiet, FakeNvml()), visible).why
+    none = open_telemetry(quiet, FakeNvml({"nvmlInit": FakeNvmlError(12)}))
+    assert chosen_gpu(none, visible).value is None
+
+
+def test_a_moment_is_kept_in_si_units_and_absent_fields_are_none(tmp_path):
+    folder = processes(tmp_path, p77=os.getppid(), p78=1)
+    seen = snapshot(gpu(), folder)
+    assert (seen.sm_clock_hz, seen.power_watt, seen.temperature_celsius) == (1.755e9, 350.0, 61.0)
+    assert (seen.events, seen.other_processes) == (("sw_power_cap", "hw_thermal_slowdown", "event_0x800"), 1)
+    failing = FakeNvml({name: FakeNvmlError(3) for name in ANSWERS if name.startswith("nvmlDeviceGetC")})
+    bare = snapshot(open_telemetry(quiet, failing).gpus.value[0], folder)
+    assert (bare.sm_clock_hz, bare.events, bare.other_processes) == (None, (), None)
+
+
+def test_processes_whose_numbers_are_those_of_another_container_are_not_counted(tmp_path):
+    assert snapshot(gpu(), processes(tmp_path, p77=os.getppid())).other_processes is None
+
+
+def rounds(clock_hz: float, *events: str) -> tuple[GpuRound, ...]:
+    resting = GpuSnapshot(sm_clock_hz=2e8, events=("gpu_idle",))
+    return (GpuRound(resting, GpuSnapshot(clock_hz, 1e9, 300.0, 84.0, events, 0)),) * 3
+
+
+def verdict(*of: GpuRound) -> str:
+    found = with_gpu(Conditions(stop_reason=StopReason.CI), of, 2e9)
+    return str(judge(SUMMARY, found, CEILINGS)) + "".join(
+        one.evidence for one in judge(SUMMARY, found, CEILINGS).reasons
+    )
+
+
+def test_a_hot_gpu_makes_the_row_invalid_and_a_power_cap_suspect():
+    assert verdict(*rounds(2e9)) == "valid"
+    assert verdict(*rounds(1.2e9, "sw_thermal_slowdown")) == (
+        "invalid(throttled)sw_thermal_slowdown, mean clock 60 % of the usual"
+    )
+    assert verdict(*rounds(1.8e9, "sw_power_cap")) == (
+        "suspect(power_capped)sw_power_cap, mean clock 90 % of the usual"
+    )
+
+
+def test_other_processes_on_the_gpu_are_contention():
+    busy = GpuRound(GpuSnapshot(), GpuSnapshot(other_processes=2))
+    assert verdict(busy) == "suspect(contention)2 other processes on the GPU"
+
+
+def test_without_rounds_and_clocks_nothing_is_claimed():
+    assert with_gpu(Conditions(), (), 2e9) == Conditions()
+    found = with_gpu(Conditions(), (GpuRound(GpuSnapshot(), GpuSnapshot()),), None)
+    assert (found.clock_fraction, found.gpu_other_processes, found.gpu_events) == (None, None, ())
