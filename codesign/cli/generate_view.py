@@ -21,10 +21,12 @@ def print_generation(run: Run) -> None:
     notes, check = further.procedure.notes, further.check
     peak_bytes = notes["peak_memory_bytes"]
     print_line(f"Peak memory: {'not told by this system' if peak_bytes is None else format_gib(peak_bytes)}.")
-    assert check is not None and check.error_fraction is not None
+    assert check is not None
+    assert check.error_fraction is not None
+    found, allowed = format_percent(check.error_fraction), format_percent(check.allowed_fraction)
     print_line(
-        f"Logits differ from those of the unreplaced model in float32 by {format_percent(check.error_fraction)} of "
-        f"their norm ({format_percent(check.allowed_fraction)} is allowed), at most {notes['logits_max_difference']:.3g}."
+        f"Logits differ from those of the unreplaced model in float32 by {found} of their norm ({allowed} is allowed), "
+        f"at most {notes['logits_max_difference']:.3g}."
     )
 
 

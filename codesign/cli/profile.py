@@ -8,7 +8,7 @@ import click
 
 from codesign.cli.options import HELP, MODEL_HELP, integer_list, json_option, load_model_and_warn, warn
 from codesign.cli.profile_procedure import energy_warnings, procedure_options, resume_of
-from codesign.cli.profile_steps import WORDS, block_question, step_options
+from codesign.cli.profile_steps import WORDS, block_question, run_generation, step_options
 
 if TYPE_CHECKING:
     from codesign.profiler.candidates import Question
@@ -51,6 +51,9 @@ def command(hw: str, folder: str | None, *, dry_run: bool, as_json: bool, **give
     from codesign.profiler.profile import measure, plan_run
     from codesign.profiler.run_folder import read_run
 
+    if given["generate"]:
+        run_generation(hw, folder, given, _words(hw, given), as_json=as_json)
+        return
     request = make_request(hw, given)
     plan = plan_run(request)
     if dry_run:

@@ -90,8 +90,8 @@ class Question:
 class Entry:
     """One case for one kernel, and its key in records.
 
-    `held_bytes` is what the copies of the weights take; `peak_bytes` what preparing them takes besides; `notes` go
-    into its record.
+    `held_bytes` is what the copies of the weights take, and what empties the caches; `peak_bytes` what preparing them
+    takes besides; `notes` go into its record.
     """
 
     kernel: Kernel
@@ -101,7 +101,7 @@ class Entry:
     copies: int
     held_bytes: float
     peak_bytes: float
-    notes: Mapping[str, Any] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def candidate(self) -> str:
@@ -235,7 +235,8 @@ def _of_scheme(blank: RunnableCase, kernel: Kernel) -> RunnableCase | None:
 def _entry(kernel: Kernel, version: str, case: RunnableCase, critical: Mapping[str, str], cache_bytes: float) -> Entry:
     copies = copy_count(case, cache_bytes)
     key = record_key(kernel.library, version, kernel.name, case, critical)
-    held_bytes, peak_bytes = copies * stored_bytes(case), float(PREPARE_BYTES_PER_WEIGHT * weight_count(case))
+    held_bytes = copies * stored_bytes(case) + flush_bytes(case, cache_bytes)
+    peak_bytes = float(PREPARE_BYTES_PER_WEIGHT * weight_count(case))
     return Entry(kernel, version, case, key, copies, held_bytes, peak_bytes)
 
 
@@ -265,6 +266,12 @@ def copy_count(case: RunnableCase, cache_bytes: float) -> int:
     if case.cache != "rotating":
         return 1
     return min(COPIES_MAX, int(ROTATION_CACHES * cache_bytes / stored_bytes(case)) + 1)
+
+
+def flush_bytes(case: RunnableCase, cache_bytes: float) -> int:
+    """Return how much is written before each call of a cold case; whole steps empty the caches themselves."""
+    flushed = case.cache == "cold" and not isinstance(case, BlockCase)
+    return int(ROTATION_CACHES * cache_bytes) if flushed else 0
 
 
 def shuffled(entries: tuple[Entry, ...], seed: int, salt: str) -> tuple[Entry, ...]:

@@ -54,6 +54,13 @@ CASE_COLUMNS: dict[type[Any], Callable[[Any], Row]] = {
 }
 
 
+# A model streams its weights between calls, and keeps the code that calls the kernels.
+UNUSUAL_CACHES = {
+    "hot": "the weights were hot in the cache",
+    "cold": "all caches were emptied before each call, of weights and of code",
+}
+
+
 def row_of(one: Measurement) -> Row:
     """Return a measurement as one row; the library carries its version, as measured tables have it."""
     summary = one.summary
@@ -127,6 +134,4 @@ def _fault(one: Measurement) -> str | None:
         return "a kernel of another tool without sizes that are known here"
     if isinstance(one.case, BlockCase):
         return "a step of several kernels"
-    if getattr(one.case, "cache", "rotating") == "hot":
-        return "the weights were hot in the cache"
-    return None
+    return UNUSUAL_CACHES.get(getattr(one.case, "cache", "rotating"))

@@ -1,5 +1,6 @@
-"""Emptying the caches before a sample: a buffer of three times the last-level cache is written."""
+"""Emptying the caches before a sample: a buffer of several times the last-level cache is written."""
 
+import functools
 import time
 from collections.abc import Callable
 
@@ -7,26 +8,28 @@ import numpy as np
 
 from codesign import native
 
-FLUSH_CACHES = 3
 # Workers of the native pool spin about 50 us for their next order, on the processors that the kernel needs.
 PAUSE_S = 2e-4
 
 
-def make_flush(size_bytes: float, threads: int) -> Callable[[], object]:
+@functools.cache
+def make_flush(size_bytes: int, threads: int) -> Callable[[], object]:
     """Return what writes so many bytes; the native probe does it on the processors of all threads.
 
-    Without it numpy does, on one: the other processors' own caches then keep what they hold.
+    Without it numpy does, on one: the other processors' own caches then keep what they hold. The buffer stays for all
+    cases of the process.
     """
-    half = int(size_bytes) // 2
-    buffer = np.ones(2 * half, dtype=np.uint8)  # touched once, so that its pages exist
     if native.absence() is not None:
+        buffer = np.ones(size_bytes, dtype=np.uint8)
         return lambda: buffer.fill(1)
-    library = native.load()
-    target = library.address_of(buffer)
+    library, half_bytes = native.load(), size_bytes // 2
+    first, second = library.pages_alloc(half_bytes), library.pages_alloc(half_bytes)
+    if not first or not second:
+        raise MemoryError
 
     def flush() -> None:
-        library.roof_copy(-1, target, target + half, half, 1, threads)
-        library.roof_copy(-1, target + half, target, half, 1, threads)
+        library.roof_copy(library.isa_best(), first, second, half_bytes, 1, threads)
+        library.roof_copy(library.isa_best(), second, first, half_bytes, 1, threads)
         if threads > 1:
             time.sleep(PAUSE_S)
 

@@ -3,7 +3,9 @@
 The model runs in transformers, eagerly; a plan says which kernels replace which of its linear layers.
 """
 
+import ctypes
 import gc
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,16 +139,18 @@ def load_transformer(path: Path) -> Any:
         raise CapabilityError(
             "--generate runs models with transformers, which is not installed; pip install transformers."
         ) from error
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    logging: Any = transformers.logging
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     folder, more = (path.parent, {"gguf_file": path.name}) if path.suffix == GGUF else (path, {})
     try:
-        return transformers.AutoModelForCausalLM.from_pretrained(
+        model: Any = transformers.AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False, **more
-        ).eval()
+        )
     except (OSError, ValueError, ImportError) as error:
         line = str(error).strip().splitlines()[0][:200]
         raise InputError(f"{path}: transformers cannot load this model: {line}") from error
+    return model.eval()
 
 
 def seeded_prompt(vocabulary: int, tokens: int, seed: int) -> Any:
@@ -224,10 +228,18 @@ def _compare(logits: Float32, plain: Float32, exact: Float32) -> LogitsCheck:
 
 def reset_peak_memory(root: Path = Path("/proc/self")) -> None:
     """Begin the peak of the resident set anew; where the system does not let us, it is the process's whole life's."""
+    _give_back_freed_memory()
     try:
         (root / "clear_refs").write_text(RESET_PEAK, encoding="ascii")
     except OSError:
         return
+
+
+def _give_back_freed_memory() -> None:
+    """Return to the system what loading and packing have freed; glibc alone keeps it."""
+    libc: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 def peak_memory_bytes(root: Path = Path("/proc/self")) -> float | None:

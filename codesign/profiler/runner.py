@@ -8,13 +8,11 @@ from typing import Any
 
 from codesign.codec import from_plain, to_plain
 from codesign.errors import InputError, MeasurementError
-from codesign.profiler.candidates import Entry, RunPlan, memory_groups, shuffled
+from codesign.profiler.candidates import Entry, RunPlan, flush_bytes, memory_groups, shuffled
 from codesign.profiler.child import OUT_OF_MEMORY, ChildSpec
 from codesign.profiler.children import START_LIMIT_S, Child, ChildFailedError, ChildRefusedError, Interrupted
 from codesign.profiler.energy import COUNTER_WAIT_S, MIN_WINDOW_S, Energy
-from codesign.profiler.flush import FLUSH_CACHES
 from codesign.profiler.gpu_states import GpuRound
-from codesign.profiler.kernel import AttentionCase, GemmCase
 from codesign.profiler.load import LoadChange
 from codesign.profiler.processors import pinned_processors
 from codesign.profiler.reading import Reading, absent
@@ -157,7 +155,7 @@ class Runner:
         order = {
             "case": case_json(turn.entry.case),
             "copies": turn.entry.copies,
-            "flush_bytes": self._flush_bytes(turn.entry),
+            "flush_bytes": flush_bytes(turn.entry.case, self._settings.limits.cache_bytes),
         }
         answer = self._ask(turn, "prepare", self._settings.prepare_limit_s, **order)
         answer.pop("ok")
@@ -166,11 +164,6 @@ class Runner:
             self._write(prepared, Conditions(output_error=prepared.prepared.check.reason))
             return None
         return prepared
-
-    def _flush_bytes(self, entry: Entry) -> float:
-        """Return how much is written before each sample; whole steps empty the caches themselves."""
-        kernel_alone = isinstance(entry.case, (GemmCase, AttentionCase))
-        return FLUSH_CACHES * self._settings.limits.cache_bytes if kernel_alone and entry.case.cache == "cold" else 0.0
 
     def _warm_up(self, turn: Turn) -> Turn:
         rule = self._settings.rule

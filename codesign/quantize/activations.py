@@ -7,12 +7,10 @@ from codesign.quantize.calibrate import ActivationRange
 from codesign.quantize.numbers import codec_of
 from codesign.quantize.scales import nearest_scales, range_scales
 from codesign.quantize.tiles import from_tiles, in_tiles, over_tiles, tile_of
-from codesign.schemes.scheme import ActivationFormat, PerChannel, PerTensor, PerToken, WeightFormat
+from codesign.schemes.scheme import ActivationFormat, PerChannel, PerGroup, PerTensor, PerToken, WeightFormat
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_WORD_BITS_OF_FLOAT = 32
 
 
 def quantize_activations(x: "Tensor", format_: ActivationFormat, fixed: ActivationRange | None = None) -> "Tensor":
@@ -26,7 +24,9 @@ def quantize_activations(x: "Tensor", format_: ActivationFormat, fixed: Activati
     if format_.granularity is None:
         return x.float()
     if fixed is not None and not isinstance(format_.granularity, PerTensor):
-        raise InputError("A calibrated range is one for all activations, but this scheme has scales per token or group.")
+        raise InputError(
+            "A calibrated range is one for all activations, but this scheme has scales per token or group."
+        )
     weights = _as_weights(format_)
     tile, codec = tile_of(weights, *x.shape), codec_of(weights)
     tiles = in_tiles(x.float(), tile)
@@ -41,13 +41,8 @@ def quantize_activations(x: "Tensor", format_: ActivationFormat, fixed: Activati
 def _as_weights(format_: ActivationFormat) -> WeightFormat:
     """Return the weight format that rounds like these activations: a token is a row."""
     granularity = PerChannel() if isinstance(format_.granularity, PerToken) else format_.granularity
-    if format_.number == "e2m1" and format_.scale_bits == 8 and tile_is_nvfp4(format_):
-        return WeightFormat("e2m1", 4, granularity, 8, tensor_scale_bits=_WORD_BITS_OF_FLOAT)
-    return WeightFormat(format_.number, format_.bits, granularity, format_.scale_bits)
-
-
-def tile_is_nvfp4(format_: ActivationFormat) -> bool:
-    """Return whether scales are E4M3 under a scale of the tensor: groups of 16, where MX formats have 32."""
-    from codesign.schemes.scheme import PerGroup
-
-    return isinstance(format_.granularity, PerGroup) and format_.granularity.size == 16
+    # Groups of 16 have E4M3 scales under a scale of the tensor (NVFP4), those of 32 powers of two (MXFP4).
+    tensor_scale_bits = 32 if format_.number == "e2m1" and granularity == PerGroup(16) else 0
+    return WeightFormat(
+        format_.number, format_.bits, granularity, format_.scale_bits, tensor_scale_bits=tensor_scale_bits
+    )

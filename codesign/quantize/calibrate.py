@@ -86,7 +86,7 @@ class ActivationRange:
 
     def symmetric_scale(self, bits: int) -> float:
         """Return the step of signed integers."""
-        return max(self.high, -self.low) / (2 ** (bits - 1) - 1)
+        return max(self.high, -self.low) / ((1 << bits - 1) - 1)
 
 
 def activation_range(histogram: Histogram, method: str, bits: int = 8) -> ActivationRange:

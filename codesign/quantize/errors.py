@@ -37,7 +37,9 @@ def error_metrics(exact: "Tensor", rounded: "Tensor") -> ErrorMetrics:
     )
 
 
-def output_errors(x: "Tensor", exact: "Tensor", rounded: "Tensor", *, x_rounded: "Tensor | None" = None) -> ErrorMetrics:
+def output_errors(
+    x: "Tensor", exact: "Tensor", rounded: "Tensor", *, x_rounded: "Tensor | None" = None
+) -> ErrorMetrics:
     """Return the errors of the outputs x [m, k] times weights [n, k] transposed.
 
     `x_rounded` are the activations that the rounded weights meet, where those are quantized too.

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fold:
-    """Inputs are divided by `factors` [k] and the weights that meet them multiplied: in exact numbers nothing changes."""
+    """Inputs are divided by `factors` [k], the weights that meet them multiplied: in exact numbers nothing changes."""
 
     factors: "Tensor"
 

@@ -45,7 +45,9 @@ def quantize_gguf(w: "Tensor", scheme: Scheme, importance: "Tensor | None" = Non
         raise InputError(f"{scheme} has no encoder here. Use one of {', '.join(_KINDS)}.")
     n, k = w.shape
     if k % kind.values:
-        raise InputError(f"{scheme} stores rows in blocks of {kind.values}, which does not divide {k}. Use Q8_0 or Q4_0.")
+        raise InputError(
+            f"{scheme} stores rows in blocks of {kind.values}, which does not divide {k}. Use Q8_0 or Q4_0."
+        )
     step = max(_CHUNK_VALUES // k, 1)
     parts = []
     for first in range(0, n, step):
@@ -224,7 +226,10 @@ def _fit_ranged(x: "Tensor", weight: "Tensor", top: int) -> tuple["Tensor", "Ten
 
 
 def _fit_signed(x: "Tensor", weight: "Tensor", half: int) -> "Tensor":
-    """Return signed scales of groups [.., size] with the least weighted squared error: make_qx_quants of ggml-quants.c."""
+    """Return signed scales of groups [.., size] with the least weighted squared error.
+
+    Source: make_qx_quants of ggml-quants.c.
+    """
     import torch
 
     extreme = _signed_extreme(x)

@@ -162,34 +162,29 @@ def _compensated(
     n, k = w.shape
     tile, codec = tile_of(scheme.weights, n, k), codec_of(scheme.weights)
     static = options.act_order or needs_whole_matrix(scheme.weights) or tile.rows > 1 or tile.columns >= k
-    columns = _spread(given, tile, n, k)
-    codes, parts = torch.empty(k, n, dtype=torch.uint8), []
-    for first in _starts(k, options.block, None if static else tile.columns):
-        last = min(first + _width(first, k, options.block, None if static else tile.columns), k)
-        if not static and first % tile.columns == 0:
-            group = w[:, first : first + tile.columns].to(problem.w.dtype)
-            parts.append(_group_scales(group, scheme, options))
-        here = _take(columns, order[first:last]) if static else _spread(parts[-1], tile, n, last - first)
-        block_codes, errors = _round_block(w[:, first:last], factor[first:last, first:last], here, codec)
-        codes = codes.to(block_codes.dtype)
-        codes[first:last] = block_codes
+    columns, group = _spread(given, tile, n, k), None if static else tile.columns
+    pieces, parts = [], []
+    for first, last in _blocks(k, options.block, group):
+        if group and first % group == 0:
+            parts.append(_group_scales(w[:, first : first + group].to(problem.w.dtype), scheme, options))
+        here = _spread(parts[-1], tile, n, last - first) if group else _take(columns, order[first:last])
+        codes, errors = _round_block(w[:, first:last], factor[first:last, first:last], here, codec)
+        pieces.append(codes)
         w[:, last:] -= errors.T @ factor[first:last, last:]
-    restored = torch.empty_like(codes)
-    restored[order] = codes
-    return restored.T.contiguous(), given if static else _side_by_side(parts, given)
+    ordered = torch.cat(pieces)
+    restored = torch.empty_like(ordered)
+    restored[order] = ordered
+    return restored.T.contiguous(), _side_by_side(parts, given) if group else given
 
 
-def _starts(k: int, block: int, group: int | None) -> list[int]:
-    """Return the first columns of blocks, none of which reaches over the end of a group."""
-    starts, first = [], 0
+def _blocks(k: int, block: int, group: int | None) -> list[tuple[int, int]]:
+    """Return the first and past-the-end columns of blocks, none of which reaches over the end of a group."""
+    blocks, first = [], 0
     while first < k:
-        starts.append(first)
-        first += _width(first, k, block, group)
-    return starts
-
-
-def _width(first: int, k: int, block: int, group: int | None) -> int:
-    return min(block, k - first, group - first % group if group else k)
+        last = min(first + block, k, first + group - first % group if group else k)
+        blocks.append((first, last))
+        first = last
+    return blocks
 
 
 def _round_block(w: "Tensor", factor: "Tensor", columns: _Columns, codec: Codec) -> tuple["Tensor", "Tensor"]:

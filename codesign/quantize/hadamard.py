@@ -1,4 +1,4 @@
-"""Randomized Hadamard rotation of weights and activations along k. Source: QuaRot, section 3 (computational invariance)."""
+"""Randomized Hadamard rotation of weights and activations along k. Source: Ashkboos et al., QuaRot, section 3."""
 
 import functools
 from dataclasses import dataclass

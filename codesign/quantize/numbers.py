@@ -17,10 +17,9 @@ NF4_LEVELS = (
     -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
     0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
 )  # fmt: skip
-# bitsandbytes, backends/utils.py: its FP4 is a table of its own, not E2M1; code 8 is a second zero that is never used.
-BNB_FP4_LEVELS = (
-    0.0, 0.0052, 0.6667, 1.0, 0.3333, 0.5, 0.1667, 0.25, 0.0, -0.0052, -0.6667, -1.0, -0.3333, -0.5, -0.1667, -0.25,
-)  # fmt: skip
+# bitsandbytes, functional.py, get_4bit_type: its FP4 is a table of its own, not E2M1.
+_BNB_FP4_MAGNITUDES = (0.0, 1 / 192, 2 / 3, 1.0, 1 / 3, 1 / 2, 1 / 6, 1 / 4)
+BNB_FP4_LEVELS = (*_BNB_FP4_MAGNITUDES, *(-level for level in _BNB_FP4_MAGNITUDES))
 
 
 class Codec(Protocol):
@@ -50,7 +49,7 @@ class SignedIntegers:
         A finer step for all is worth a clip of at most half a step for the largest.
         Source: GPTQ (quant.py, sym), compressed-tensors (calculate_qparams) and torchao (choose_qparams_affine) alike.
         """
-        return (2**self.bits - 1) / 2
+        return (1 << self.bits) / 2 - 0.5
 
     def encode(self, scaled: "Tensor", zero_points: "Tensor | None") -> "Tensor":
         """Return int8 codes."""
@@ -108,7 +107,7 @@ class SmallFloat:
 
     @property
     def _smallest_exponent(self) -> int:
-        return 2 - 2 ** (self.exponent_bits - 1)
+        return 2 - (1 << self.exponent_bits - 1)
 
     @property
     def magnitudes(self) -> tuple[float, ...]:
@@ -143,6 +142,28 @@ class SmallFloat:
 
 
 @dataclass(frozen=True, slots=True)
+class E4m3:
+    """The 8-bit float that torch converts by itself, six times faster than `SmallFloat` and to the same codes."""
+
+    @property
+    def top(self) -> float:
+        """Return the largest value. Source: OCP 8-bit Floating Point v1.0."""
+        return 448.0
+
+    def encode(self, scaled: "Tensor", zero_points: "Tensor | None") -> "Tensor":
+        """Return uint8 codes, saturated."""
+        import torch
+
+        return scaled.clamp_(-self.top, self.top).to(torch.float8_e4m3fn).view(torch.uint8)
+
+    def decode(self, codes: "Tensor", zero_points: "Tensor | None") -> "Tensor":
+        """Return the values of the codes."""
+        import torch
+
+        return codes.contiguous().view(torch.float8_e4m3fn).float()
+
+
+@dataclass(frozen=True, slots=True)
 class Levels:
     """A table of values within -1 and 1; a tie goes to the lower value, as in bitsandbytes."""
 
@@ -169,11 +190,11 @@ class Levels:
         return torch.tensor(self.values, device=codes.device)[codes.int()]
 
 
-SMALL_FLOATS: Mapping[str, SmallFloat] = MappingProxyType(
+FLOATS: Mapping[str, SmallFloat | E4m3] = MappingProxyType(
     {
         "e2m1": SmallFloat(2, 1, 6.0),  # OCP Microscaling Formats v1.0, table 5
         "e3m2": SmallFloat(3, 2, 28.0),
-        "e4m3": SmallFloat(4, 3, 448.0),  # OCP 8-bit Floating Point v1.0
+        "e4m3": E4m3(),
     }
 )
 
@@ -184,12 +205,12 @@ def codec_of(weights: WeightFormat) -> Codec:
         return Levels(NF4_LEVELS)
     if weights.number == "e2m1" and weights.flattened:
         return Levels(BNB_FP4_LEVELS)
-    if weights.number in SMALL_FLOATS:
-        return SMALL_FLOATS[weights.number]
+    if weights.number in FLOATS:
+        return FLOATS[weights.number]
     bits = int(weights.bits)
     if weights.number != f"int{bits}":
         raise InputError(f'Weights of the number type "{weights.number}" are not rounded value by value.')
     if not weights.symmetric:
         return UnsignedIntegers(bits, float_zero_points=weights.zero_point_bits > weights.bits)
-    # One bit of two's complement would be 0 or -1: with a scale alone only the sign makes sense (XNOR-Net, section 3.1).
+    # One bit of two's complement would be 0 or -1: with a scale alone only signs make sense (XNOR-Net, section 3.1).
     return SignedIntegers(bits) if bits > 1 else Levels((-1.0, 1.0))

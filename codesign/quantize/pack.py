@@ -69,7 +69,7 @@ def from_zero(weight: QuantizedWeight, codec: object) -> tuple["Tensor", "Tensor
 
 
 def as_stored(scales: "Tensor", dtype: "Tensor") -> "Tensor":
-    """Return scales in the type of a file format; a scale that would change is refused, codes having been chosen for it."""
+    """Return scales in the type of a file; one that would change is refused, because codes were chosen for it."""
     converted = scales.to(dtype)
     if not bool((converted.float() == scales.float()).all()):
         raise InputError(

@@ -39,7 +39,7 @@ def compressed_format(scheme: Scheme) -> str:
 def to_compressed(weight: QuantizedWeight) -> Tensors:
     """Return the tensors of a layer by the ends of their names, such as "weight_packed"."""
     name = compressed_format(weight.scheme)
-    n, k = weight.shape
+    k = weight.shape[1]
     granularity = weight.scheme.weights.granularity
     if isinstance(granularity, PerGroup) and k % granularity.size:
         raise InputError(

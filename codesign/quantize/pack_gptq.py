@@ -34,7 +34,7 @@ def to_gptq(weight: QuantizedWeight, *, version: int) -> Tensors:
     groups = torch.arange(weight.shape[1], dtype=torch.int32) // weight.tile.columns
     return {
         "qweight": pack_words(codes, codec.bits).T.contiguous(),
-        "qzeros": pack_words((zeros - (version == 1)).T, codec.bits),
+        "qzeros": pack_words((zeros - int(version == 1)).T, codec.bits),
         "scales": as_stored(weight.scales.stored, torch.float16).T.contiguous(),
         "g_idx": groups if weight.group_of is None else weight.group_of.int(),
     }
@@ -48,10 +48,12 @@ def from_gptq(tensors: Tensors, scheme: Scheme, *, version: int) -> QuantizedWei
     group_of = tensors["g_idx"].long()
     scales = tensors["scales"].T.contiguous()
     codes = unpack_words(tensors["qweight"].T.contiguous(), codec.bits, len(group_of))
-    zeros = unpack_words(tensors["qzeros"], codec.bits, len(scales)).T.contiguous() + (version == 1)
+    zeros = unpack_words(tensors["qzeros"], codec.bits, len(scales)).T.contiguous() + int(version == 1)
     weight = _integer_weight(codes, scales, zeros, scheme)
     neighbours = torch.arange(len(group_of)) // weight.tile.columns
-    return weight if torch.equal(group_of, neighbours) else QuantizedWeight(weight.codes, weight.scales, scheme, group_of)
+    return (
+        weight if torch.equal(group_of, neighbours) else QuantizedWeight(weight.codes, weight.scales, scheme, group_of)
+    )
 
 
 def to_awq(weight: QuantizedWeight) -> Tensors:

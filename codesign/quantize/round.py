@@ -12,7 +12,7 @@ from codesign.schemes.scheme import Scheme
 if TYPE_CHECKING:
     from torch import Tensor
 
-_CHUNK_VALUES = 1 << 17  # float32 values that stay in a 2 MiB cache with their copies
+_CHUNK_VALUES = 1 << 18  # float32 values: 1 MiB, which stays in the second-level cache between operations
 _NAMED_ROWS = 5
 
 
@@ -82,47 +82,34 @@ def quantize_weight(w: "Tensor", scheme: Scheme, *, scales: Scales | None = None
     elif scales is not None:
         check_finite(w)
     codes, chosen = _rounded(matrix, scheme, tile, scales)
+    if not bool(chosen.effective().isfinite().all()):
+        check_finite(w)
     n, k = w.shape
     return QuantizedWeight(codes.reshape(-1)[: n * k].reshape(n, k), chosen, scheme)
 
 
 def _rounded(matrix: "Tensor", scheme: Scheme, tile: Tile, given: Scales | None) -> tuple["Tensor", Scales]:
     """Return codes and scales, worked out so many rows at a time that the copies stay in the caches."""
-    import torch
-
-    rows = max(_CHUNK_VALUES // matrix.shape[1] // tile.rows, 1) * tile.rows
-    per_tensor = tile.rows >= len(matrix) and given is not None and len(given.stored) == 1
-    step = max(_CHUNK_VALUES // matrix.shape[1], 1) if per_tensor else rows
-    codes, found = None, []
+    codec, dtype = codec_of(scheme.weights), scale_dtype(scheme.weights, matrix)
+    per_tensor = given is not None and given.stored.numel() == 1
+    effective = None if given is None else given.effective()
+    unit = 1 if per_tensor else tile.rows
+    step = max(_CHUNK_VALUES // matrix.shape[1] // unit, 1) * unit
+    codes, found = matrix.new_empty(0), []
     for first in range(0, len(matrix), step):
         part = matrix[first : first + step]
-        used = given if per_tensor or given is None else _part(given, first // tile.rows, -(-step // tile.rows))
-        piece, scales = _rounded_part(part, scheme, Tile(len(part), tile.columns) if per_tensor else tile, used)
-        if codes is None:
-            codes = torch.empty(matrix.shape, dtype=piece.dtype, device=matrix.device)
-        codes[first : first + step] = piece
-        found.append(scales)
-    assert codes is not None
+        tiles = in_tiles(part.float(), Tile(len(part), tile.columns) if per_tensor else tile)
+        if given is None or effective is None:
+            scales = nearest_scales(tiles, scheme.weights, dtype)
+            found.append(scales)
+            factors, points = scales.effective(), scales.zero_points
+        else:
+            rows = slice(None) if per_tensor else slice(first // unit, -(-(first + step) // unit))
+            factors, points = effective[rows], None if given.zero_points is None else given.zero_points[rows]
+        here = codec.encode(tiles / over_tiles(factors), None if points is None else over_tiles(points))
+        codes = codes if first else matrix.new_empty(matrix.shape, dtype=here.dtype)
+        codes[first : first + step] = from_tiles(here, *part.shape)
     return codes, given or _joined(found)
-
-
-def _rounded_part(part: "Tensor", scheme: Scheme, tile: Tile, given: Scales | None) -> tuple["Tensor", Scales]:
-    weights = scheme.weights
-    tiles = in_tiles(part.float(), tile)
-    scales = given or nearest_scales(tiles, weights, scale_dtype(weights, part))
-    factors = scales.effective()
-    if given is None and not bool(factors.isfinite().all()):
-        check_finite(part)
-    points = None if scales.zero_points is None else over_tiles(scales.zero_points)
-    codes = codec_of(weights).encode(tiles / over_tiles(factors), points)
-    return from_tiles(codes, *part.shape), scales
-
-
-def _part(scales: Scales, first: int, count: int) -> Scales:
-    """Return some rows of scales; those under a nested scale must be asked for whole."""
-    rows = slice(first, first + count)
-    points = None if scales.zero_points is None else scales.zero_points[rows]
-    return Scales(scales.stored[rows], points, scales.above)
 
 
 def _joined(parts: list[Scales]) -> Scales:
@@ -145,7 +132,9 @@ def check_matrix(w: "Tensor") -> None:
     """Refuse anything but a matrix of floats with at least one value."""
     if w.ndim != 2 or w.numel() == 0 or not w.is_floating_point():
         shape = "x".join(str(size) for size in w.shape)
-        raise InputError(f"A weight is a matrix [n, k] of floats with at least one value, not {shape or 'one'} {w.dtype}.")
+        raise InputError(
+            f"A weight is a matrix [n, k] of floats with at least one value, not {shape or 'one'} {w.dtype}."
+        )
 
 
 def check_finite(w: "Tensor", what: str = "The weight") -> None:

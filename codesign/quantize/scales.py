@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from codesign.errors import InputError
-from codesign.quantize.numbers import Codec, Levels, SmallFloat, codec_of
+from codesign.quantize.numbers import Codec, Levels, SignedIntegers, codec_of
 from codesign.quantize.tiles import Tile, in_tiles, over_tiles
 from codesign.schemes.scheme import PerTensor, WeightFormat
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _E4M3_MAX, _E4M3_SMALLEST = 448.0, 2.0**-9
-_E8M0_BIAS = 127
+_E8M0_BIAS, _E8M0_NAN = 127, 255
 _SCALES_PER_ABSMAX = 256  # bitsandbytes, functional.py, quantize_4bit
-SHRINKS = tuple(1 - step / 40 for step in range(24))
+_SHRINKS = tuple(1 - step / 40 for step in range(1, 24))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,7 +75,7 @@ def scale_dtype(weights: WeightFormat, source: "Tensor") -> "Tensor":
 
 
 def nearest_scales(tiles: "Tensor", weights: WeightFormat, dtype: "Tensor") -> Scales:
-    """Return scales that fit the extremes of float32 tiles; NaN and Inf are refused by `round.quantize_weight`."""
+    """Return scales that fit the extremes of float32 tiles; NaN and Inf make scales that are neither."""
     codec = codec_of(weights)
     if codec == Levels((-1.0, 1.0)):
         # The mean magnitude is the best scale of signs (XNOR-Net, equation 6); zeros err by the scale either way, and
@@ -125,14 +125,14 @@ def _plain(exact: "Tensor", dtype: "Tensor") -> "Tensor":
     import torch
 
     smallest = 2.0**-24 if dtype == torch.float16 else torch.finfo(dtype).tiny
-    stored = torch.where(exact > 0, exact.clamp(min=smallest), 1.0).to(dtype)
+    stored = torch.where(exact == 0, 1.0, exact.clamp(min=smallest)).to(dtype)
     if bool((stored.isinf() & exact.isfinite()).any()):
         raise InputError(f"A scale of {exact.max().item():.3g} does not fit {dtype}; give the weights in bfloat16.")
     return stored
 
 
 def _under_tensor_scale(exact: "Tensor", top: float) -> Scales:
-    """Return E4M3 scales that use the whole range of E4M3 under one divisor. Source: compressed-tensors, generate_gparam."""
+    """Return scales that use the whole range of E4M3 under one divisor. Source: compressed-tensors, generate_gparam."""
     import torch
 
     largest = exact.max().clamp(min=torch.finfo(torch.float32).tiny) * top
@@ -149,12 +149,12 @@ def _power_of_two_codes(exact: "Tensor", codec: Codec) -> "Tensor":
     """
     import torch
 
-    assert isinstance(codec, SmallFloat)
     _, exponent = torch.frexp(torch.tensor(codec.top))
     mantissa, shift = torch.frexp(exact * codec.top)
-    bump = (mantissa * 2 >= _SATURATES_AT[codec.largest]).int()
+    bump = (mantissa * 2 >= _SATURATES_AT[codec.top]).int()
     codes = shift - exponent + bump + _E8M0_BIAS
-    return torch.where(exact > 0, codes.clamp(0, 254), 0).to(torch.uint8)
+    known = torch.where(exact > 0, codes.clamp(0, _E8M0_NAN - 1), 0)
+    return torch.where(exact.isfinite(), known, _E8M0_NAN).to(torch.uint8)
 
 
 # The leading digits of the largest value of a tile, as 1.x times a power of two, from which a saturated value would be
@@ -209,13 +209,18 @@ def least_error_scales(
         return best
     low, high = extremes(tiles)
     least = _squared_error(tiles, best, codec, weight)
-    for shrink in SHRINKS[1:]:
+    for shrink in (_widest(codec), *_SHRINKS):
         tried = _shrunk(low * shrink, high * shrink, weights, dtype, best)
         error = _squared_error(tiles, tried, codec, weight)
         better = error < least
         least = torch.where(better, error, least)
         best = chosen_scales(better, tried, best)
     return best
+
+
+def _widest(codec: Codec) -> float:
+    """Return the factor with which a positive extreme is met exactly, which two and three bits need at times."""
+    return codec.top / (2 ** (codec.bits - 1) - 1) if isinstance(codec, SignedIntegers) else 1.0
 
 
 def _shrunk(low: "Tensor", high: "Tensor", weights: WeightFormat, dtype: "Tensor", best: Scales) -> Scales:

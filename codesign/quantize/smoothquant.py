@@ -21,7 +21,7 @@ _STRENGTHS = tuple(step / 20 for step in range(1, 20))
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SmoothResult:
-    """The scales to fold, the strength that gave them (None: nothing helped), and the output errors with and without."""
+    """The scales to fold, the strength that gave them (None: none helped), and the output errors with and without."""
 
     fold: Fold
     strength: float | None

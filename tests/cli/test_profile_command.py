@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from codesign.cli.profile import make_request
+from codesign.cli.profile_steps import WORDS
 from codesign.hardware.file import copy_profile
 from codesign.profiler.export import frame_of, read_measurements
 from codesign.profiler.profile import plan_run
@@ -85,7 +86,8 @@ def test_a_changed_driver_refuses_to_resume_and_is_shown(profiled, tmp_path):
 
 def test_the_key_of_a_case_knows_the_driver_but_not_the_version_of_other_libraries(tmp_path):
     given = {"kernels": (MODULE,), "budget_s": 1.0, "model": None, "shapes": "64x64", "attention": "", "batch": "1",
-             "threads": "1", "libraries": "fake", "schemes": "all", "cache": "rotating", "seed": 0}  # fmt: skip
+             "threads": "1", "libraries": "fake", "schemes": "all", "cache": "rotating", "seed": 0,
+             "repeat": 1, "energy": False, **dict.fromkeys(WORDS)}  # fmt: skip
     request = make_request("epyc-9654", given)
     keys = {one.key for one in plan_run(request).entries}
     driver = replace(request, environment={**request.environment, "gpu_driver": "560.2"})
@@ -181,13 +183,19 @@ def wrong() -> Verdict:
 
 
 def test_validate_reads_a_run_with_its_kernels_and_threads(tmp_path):
-    hot = replace(gemm_row(1e-4, 32), case=replace(gemm_row(1e-4, 32).case, cache="hot"))
-    write_run(tmp_path / "run", [*rows_of_a_core(threads=96), hot, *rows_of_a_core()])
+    hot, cold = (
+        replace(gemm_row(1e-4, 32), key=state, case=replace(gemm_row(1e-4, 32).case, cache=state))
+        for state in ("hot", "cold")
+    )
+    write_run(tmp_path / "run", [*rows_of_a_core(threads=96), hot, *rows_of_a_core(), cold])
     done = codesign(tmp_path, "validate", "--input", "run", "--json")
     assert done.returncode == 0, done.stderr
     table = read_measurements(str(tmp_path / "run"))
     assert table.frame.groupby(["kernel", "threads"]).size().to_dict() == {("mm", 1): 45, ("mm", 96): 45}
-    assert [(one.reason, one.lines) for one in table.rejections] == [("the weights were hot in the cache", (46,))]
+    assert [(one.reason, one.lines) for one in table.rejections] == [
+        ("the weights were hot in the cache", (46,)),
+        ("all caches were emptied before each call, of weights and of code", (92,)),
+    ]
 
 
 def test_a_run_without_valid_rows_is_refused_with_its_reasons(tmp_path):

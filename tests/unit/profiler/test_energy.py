@@ -5,8 +5,9 @@ import pytest
 from fake_clock import FakeClock
 
 from codesign.errors import MeasurementError
-from codesign.profiler.energy import EnergySource, idle_watt, measure_energy
+from codesign.profiler.energy import EnergySource, energy_of_calls, idle_watt, measure_energy
 from codesign.profiler.reading import Reading, absent
+from codesign.profiler.timing import Timer, WarmUp, Work
 
 UNSUPPORTED = absent("NVML: not supported; fix: nothing")
 REST = Reading(80.0)
@@ -107,3 +108,18 @@ def test_net_energy_needs_the_power_at_rest():
     assert energy.net_joule_per_call is None
     assert energy.idle_why == "not measured"
     assert energy.gross_joule_per_call > 0
+
+
+def test_calls_of_a_kernel_are_counted_one_by_one_though_they_run_in_samples():
+    clock = FakeClock()
+    timer = Timer(Work(lambda _: clock.pass_s(1e-4)), clock)
+    energy = energy_of_calls(timer, WarmUp(0.1, 10, True, 1e-4, 10), ticking(clock, 300.0, 0.1), REST).value
+    assert energy.gross_joule_per_call == pytest.approx(0.03, rel=0.02)
+    assert energy.call_count == pytest.approx(50_000, rel=0.06)
+
+
+def test_energy_with_emptied_caches_is_refused():
+    clock = FakeClock()
+    timer = Timer(Work(lambda _: clock.pass_s(1e-4), 1, lambda: None), clock)
+    found = energy_of_calls(timer, WarmUp(0.1, 10, True, 1e-4, 1), ticking(clock, 300.0, 0.1), REST)
+    assert (found.value, "emptying the caches" in found.why) == (None, True)

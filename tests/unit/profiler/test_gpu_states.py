@@ -8,7 +8,7 @@ from fake_nvml import ANSWERS, FakeNvml, FakeNvmlError
 
 from codesign.profiler.gpu_states import GpuRound, GpuSnapshot, chosen_gpu, snapshot, with_gpu
 from codesign.profiler.statistics import summarize
-from codesign.profiler.telemetry import Gpu, open_telemetry
+from codesign.profiler.telemetry import STATE_FIELDS, Gpu, open_telemetry
 from codesign.profiler.timing import StopReason
 from codesign.profiler.verdict import Ceilings, Conditions, judge
 
@@ -49,7 +49,7 @@ def test_a_moment_is_kept_in_si_units_and_absent_fields_are_none(tmp_path):
     seen = snapshot(gpu(), folder)
     assert (seen.sm_clock_hz, seen.power_watt, seen.temperature_celsius) == (1.755e9, 350.0, 61.0)
     assert (seen.events, seen.other_processes) == (("sw_power_cap", "hw_thermal_slowdown", "event_0x800"), 1)
-    failing = FakeNvml({name: FakeNvmlError(3) for name in ANSWERS if name.startswith("nvmlDeviceGetC")})
+    failing = FakeNvml({field.function: FakeNvmlError(3) for field in STATE_FIELDS.values()})
     bare = snapshot(open_telemetry(quiet, failing).gpus.value[0], folder)
     assert (bare.sm_clock_hz, bare.events, bare.other_processes) == (None, (), None)
 
@@ -65,9 +65,8 @@ def rounds(clock_hz: float, *events: str) -> tuple[GpuRound, ...]:
 
 def verdict(*of: GpuRound) -> str:
     found = with_gpu(Conditions(stop_reason=StopReason.CI), of, 2e9)
-    return str(judge(SUMMARY, found, CEILINGS)) + "".join(
-        one.evidence for one in judge(SUMMARY, found, CEILINGS).reasons
-    )
+    told = judge(SUMMARY, found, CEILINGS)
+    return str(told) + "".join(one.evidence for one in told.reasons)
 
 
 def test_a_hot_gpu_makes_the_row_invalid_and_a_power_cap_suspect():

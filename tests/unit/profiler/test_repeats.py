@@ -1,15 +1,18 @@
-"""Cases run by several fresh processes: how they are ordered, and what becomes of their medians."""
+"""Cases run by several fresh processes, and the energy of their calls: what is asked for and what becomes of it."""
 
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
 from codesign.codec import to_plain
-from codesign.profiler.children import ChildFailedError, Interrupted
+from codesign.profiler.children import ChildFailedError, ChildRefusedError, Interrupted
+from codesign.profiler.energy import Energy
 from codesign.profiler.export import row_of
 from codesign.profiler.load import LoadChange
+from codesign.profiler.reading import Reading, absent
 from codesign.profiler.records import Measurement, measurement_from_json, measurement_json
 from codesign.profiler.run_folder import open_run, read_run
 from codesign.profiler.runner import Runner
@@ -27,6 +30,8 @@ PREPARED = {"ok": True, "copies": 2, "read_bytes": 1.0, "math_dtype": "bf16",
 class Processes:
     """Children whose calls take the times of a script, one for each process of a kernel; `log` is what was asked."""
 
+    energy: object = MappingProxyType({})
+
     def __init__(self, **times_s: tuple[float, ...]) -> None:
         self.times_s, self.process, self.log = times_s, 0, []
 
@@ -42,7 +47,10 @@ class Processes:
             "warm_up": {"warm_up": to_plain(WarmUp(0.1, 10, True, call_s, 1))},
             "round": {"round": to_plain(Round(samples_s, (), sum(samples_s))), "load": to_plain(LoadChange(0.1, 0.0))},
             "release": {},
+            "energy": self.energy,
         }
+        if isinstance(answers[name], Exception):
+            raise answers[name]
         return dict(answers[name])
 
     def keep(self, entries):
@@ -53,9 +61,12 @@ class Processes:
         self.log.append((self.process, "fresh", ""))
 
 
-def run(folder: Path, children: Processes, repeat: int, *names: str) -> dict[str, Measurement]:
+def run(
+    folder: Path, children: Processes, repeat: int, *names: str, idle_watt: dict[str, Reading[float]] | None = None
+) -> dict[str, Measurement]:
+    how = settings(repeat=repeat, idle_watt=idle_watt)
     with open_run(folder, run_head()) as writer:
-        Runner(writer, settings(repeat=repeat), children, Stop(), lambda _: None).run(only(plan(("fake",)), *names))
+        Runner(writer, how, children, Stop(), lambda _: None).run(only(plan(("fake",)), *names))
     return {one.kernel: one for one in read_run(folder).measurements}
 
 
@@ -94,9 +105,9 @@ def test_every_process_prepares_anew_and_candidates_take_turns_in_each(tmp_path)
 
 def test_a_process_that_dies_later_makes_the_row_invalid_and_keeps_the_samples(tmp_path):
     rows = run(tmp_path, Processes(plain=(1e-3, 0.0), slower=(2e-3, 2e-3)), 2, "plain", "slower")
-    assert str(rows["plain"].verdict) == "invalid(failed)"
+    assert rows["plain"].verdict.reasons[0] == Reason("failed", "it was ended by SIGSEGV")
     assert len(rows["plain"].samples_s) == 12
-    assert (rows["slower"].is_valid, rows["slower"].spread.process_count) == (True, 2)
+    assert (rows["slower"].is_invalid, rows["slower"].spread.process_count) == (False, 2)
 
 
 def test_a_stop_between_processes_keeps_the_samples_as_interrupted(tmp_path):
@@ -141,3 +152,38 @@ def test_disturbed_rows_are_those_that_may_be_tried_again(tmp_path, kind, name, 
         writer.append(row)
     with open_run(tmp_path, run_head()) as writer:
         assert (writer.done, writer.disturbed) == ({row.key}, {row.key} if again else set())
+
+
+def with_energy(folder: Path, answer: object, idle: Reading[float]) -> tuple[Measurement, list[str]]:
+    children = Processes(plain=(1e-3,) * 2)
+    children.energy = answer
+    row = run(folder, children, 2, "plain", idle_watt={"cpu": idle})["plain"]
+    return row, [name for _, name, _ in children.log if name == "energy"]
+
+
+def test_energy_is_measured_once_after_the_last_process(tmp_path):
+    joules = Energy("counter", "RAPL", 500.0, 5.0, 5000, 20.0)
+    row, asked = with_energy(tmp_path, {"energy": to_plain(joules), "why": None}, Reading(20.0))
+    assert (row.energy, asked) == (joules, ["energy"])
+    exported = row_of(row)
+    assert (exported["gross_joule_per_call"], exported["net_joule_per_call"]) == (0.1, pytest.approx(0.08))
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ({"energy": None, "why": "the energy counter went backwards during the window"}, "went backwards"),
+        (ChildRefusedError("no permission"), "no permission"),
+        (ChildFailedError("it was ended by SIGSEGV"), "SIGSEGV"),
+    ],
+)
+def test_energy_that_fails_is_null_with_its_reason_and_the_times_stay(tmp_path, answer, why):
+    row, asked = with_energy(tmp_path, answer, Reading(20.0))
+    assert (row.energy, len(asked), len(row.samples_s)) == (None, 1, 24)
+    assert why in row.procedure.notes["energy"]
+    assert not row.is_invalid
+
+
+def test_without_a_counter_nobody_is_asked_for_energy(tmp_path):
+    row, asked = with_energy(tmp_path, {}, absent("no RAPL"))
+    assert (row.energy, asked, dict(row.procedure.notes)) == (None, [], {})
