@@ -35,7 +35,8 @@ CASE = ["m", "n", "k", "threads"]
 def predictions(frame: "DataFrame", hardware: Hardware, seed: int) -> Iterator["DataFrame"]:
     """Yield the rows of unseen shapes with what each kernel's fit predicts for them."""
     shapes = frame[["n", "k"]].drop_duplicates().sample(frac=1.0, random_state=seed)
-    seen = frame.merge(shapes.iloc[: len(shapes) - len(shapes) // 3], on=["n", "k"], how="left", indicator=True)["_merge"] == "both"
+    learned = shapes.iloc[: len(shapes) - len(shapes) // 3]
+    seen = frame.merge(learned, on=["n", "k"], how="left", indicator=True)["_merge"] == "both"
     for _, rows in frame.groupby(["library", "kernel", "scheme"]):
         learn, test = rows[seen.to_numpy()[rows.index]], rows[~seen.to_numpy()[rows.index]]
         if len(learn) < POINTS or test.empty:

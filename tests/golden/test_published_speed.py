@@ -10,8 +10,8 @@ import pytest
 
 from codesign.api import load_hardware, load_model, parse_scheme
 from codesign.cost.deployment import deploy, uniform_assignment
-from codesign.hardware.threads import with_threads
 from codesign.cost.inference import InferencePrediction, predict_inference
+from codesign.hardware.threads import with_threads
 from codesign.setting import Setting
 
 ACCEPTABLE_ERROR = 0.25

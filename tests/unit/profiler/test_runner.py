@@ -13,13 +13,14 @@ import pytest
 from codesign.codec import to_plain
 from codesign.errors import CapabilityError
 from codesign.hardware.file import load_hardware
+from codesign.hardware.hardware import Source
 from codesign.profiler.candidates import RunPlan
 from codesign.profiler.children import Interrupted
 from codesign.profiler.discover import OWN_MODULE
 from codesign.profiler.kernel import GemmCase
 from codesign.profiler.load import LoadChange
 from codesign.profiler.processors import available_memory_bytes, core_count, last_level_cache_bytes, pinned_processors
-from codesign.profiler.profile import cache_bytes
+from codesign.profiler.profile import cache_bytes, limits_of
 from codesign.profiler.run_folder import open_run, read_run
 from codesign.profiler.runner import Children, Runner
 from codesign.profiler.signals import Stop, stopping
@@ -272,3 +273,11 @@ def test_sizes_of_the_machine_are_read_or_unknown(tmp_path):
     assert available_memory_bytes(tmp_path / "none") is None
     stated = load_hardware("epyc-9654").cache.capacity_bytes
     assert cache_bytes(load_hardware("epyc-9654")) == max(stated, last_level_cache_bytes() or 0)
+
+
+@pytest.mark.parametrize(("kind", "headroom"), [("measured", 1.8), ("datasheet", 1.0)])
+def test_a_measured_bandwidth_is_no_peak(kind, headroom):
+    hardware = load_hardware("x86-avx512")
+    sources = {**hardware.sources, "memory.bandwidth_gb_per_s": Source("x", kind, "high")}
+    limits = limits_of(replace(hardware, sources=sources))
+    assert limits.bytes_per_s == pytest.approx(headroom * hardware.memory.bandwidth_bytes_per_s)
