@@ -1,8 +1,9 @@
-"""How well 48 measured points of a run predict the layer shapes that they do not hold: errors, gains, wrong signs.
+"""How well a few measured points of a run predict the layer shapes that they do not hold: errors, gains, wrong signs.
 
-    python scripts/run_held_out.py RUN
+    python scripts/run_held_out.py RUN [POINTS]
 
-Every draw fits each kernel on 48 rows of two thirds of the shapes and predicts the other third.
+Every draw fits each kernel on POINTS rows (48 unless told) of most shapes and predicts the others, at least one. Rows
+that are only suspect count too: they scatter, they are not wrong.
 """
 
 import sys
@@ -26,22 +27,22 @@ from codesign.schemes.catalog import parse_scheme
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-POINTS = 48
+POINTS_USUAL = 48
 DRAWS = 4
 SAME_SIGN = 0.05  # gains within 5 % of 1 have no sign
 CASE = ["m", "n", "k", "threads"]
 
 
-def predictions(frame: "DataFrame", hardware: Hardware, seed: int) -> Iterator["DataFrame"]:
+def predictions(frame: "DataFrame", hardware: Hardware, points: int, seed: int) -> Iterator["DataFrame"]:
     """Yield the rows of unseen shapes with what each kernel's fit predicts for them."""
     shapes = frame[["n", "k"]].drop_duplicates().sample(frac=1.0, random_state=seed)
-    learned = shapes.iloc[: len(shapes) - len(shapes) // 3]
+    learned = shapes.iloc[: len(shapes) - max(1, len(shapes) // 3)]
     seen = frame.merge(learned, on=["n", "k"], how="left", indicator=True)["_merge"] == "both"
     for _, rows in frame.groupby(["library", "kernel", "scheme"]):
         learn, test = rows[seen.to_numpy()[rows.index]], rows[~seen.to_numpy()[rows.index]]
-        if len(learn) < POINTS or test.empty:
+        if len(learn) < points or test.empty:
             continue
-        learn = learn.sample(POINTS, random_state=seed)
+        learn = learn.sample(points, random_state=seed)
         scheme = parse_scheme(str(rows["scheme"].iloc[0]))
         columns = (learn[name].to_numpy(float) for name in ("m", "n", "k", "measured_s"))
         try:
@@ -67,9 +68,12 @@ def gain_errors(tested: "DataFrame") -> tuple[float, float]:
 
 def main() -> None:
     """Print the errors per kernel, and of gains."""
+    points = int(sys.argv[2]) if len(sys.argv) > 2 else POINTS_USUAL
     report = run_report(read_run(Path(sys.argv[1])))
-    frame = report.frame[(report.frame["op"] == "gemm") & (report.frame["verdict"] == "valid")].reset_index(drop=True)
-    draws = [pandas.concat(predictions(frame, report.hardware, seed)).assign(draw=seed) for seed in range(DRAWS)]
+    frame = report.frame[(report.frame["op"] == "gemm") & (report.frame["verdict"] != "invalid")].reset_index(drop=True)
+    draws = [
+        pandas.concat(predictions(frame, report.hardware, points, seed)).assign(draw=seed) for seed in range(DRAWS)
+    ]
     tested = pandas.concat(draws, ignore_index=True)
     error = np.abs(tested["fitted_s"] / tested["measured_s"] - 1)
     print(f"{'library, kernel, scheme':60} rows  error")

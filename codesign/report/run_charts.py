@@ -1,7 +1,8 @@
 """Pictures of a run: roofline with measured points, speed-ups by rows, share of the roof by kernel."""
 
 import html
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -25,15 +26,14 @@ def roofline_chart(frame: "DataFrame", hardware: Hardware) -> go.Figure:
     figure = go.Figure()
     intensity = (frame["flop"] / frame["read_bytes"]).to_numpy(float)
     ends = np.array([intensity.min() / 2, intensity.max() * 2])
-    for i, (label, rows) in enumerate(frame.groupby(["scheme", "library"], sort=True)):
+    for i, (label, rows) in enumerate(frame.groupby("scheme", sort=True)):
         figure.add_scatter(
             x=short((rows["flop"] / rows["read_bytes"]).to_numpy(float)),
             y=short((rows["flop"] / rows["measured_s"] / GIGA).to_numpy(float)),
             mode="markers",
-            name=html.escape(" ".join(label)),
+            name=html.escape(str(label)),
             marker={"color": PALETTE[i % len(PALETTE)], "size": 6, "opacity": 0.7, "symbol": i // len(PALETTE)},
-            text=[html.escape(f"{one['kernel']}: m {one['m']:g}, n {one['n']:g}, k {one['k']:g}, {one['threads']:g} "
-                              f"threads") for one in rows.to_dict("records")],
+            text=[_described(one) for one in rows.to_dict("records")],
             hovertemplate="%{text}<br>%{x} flop/byte, %{y} Gflop/s<extra></extra>",
         )  # fmt: skip
     for dtype in (name for name in CEILING_DTYPES if name in hardware.peak_flop_per_s):
@@ -52,6 +52,11 @@ def roofline_chart(frame: "DataFrame", hardware: Hardware) -> go.Figure:
     figure.update_yaxes(**logarithmic((frame["flop"] / frame["measured_s"] / GIGA).to_numpy(float), significant))
     figure.update_layout(height=460)
     return figure
+
+
+def _described(one: Mapping[str, Any]) -> str:
+    sizes = ", ".join(f"{name} {one[name]:g}" for name in ("m", "n", "k", "threads"))
+    return html.escape(f"{one['library']} {one['kernel']}: {sizes}")
 
 
 def gain_curves(gains: tuple[Gain, ...], threads: int, baseline: str) -> go.Figure:

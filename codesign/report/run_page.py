@@ -1,6 +1,7 @@
 """The page of a run: verdict, pictures, tables, conditions and the command that repeats it; JSON beside it."""
 
 import shlex
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ WATERFALLS_MAX = 4
 FOOTER = (
     "A case is checked against an exact reference before it is timed; times are medians. The share of the roof is the "
     "larger of bytes at the memory's bandwidth and operations at the peak rate, over the measured time. Gains compare "
-    "the fastest kernel of a scheme with the fastest of the baseline, as geometric means over layer shapes."
+    "the fastest kernel of a scheme with the fastest of the baseline, as geometric means over layer shapes; suspect "
+    "rows count in them, not in the errors."
 )
 
 
@@ -66,7 +68,7 @@ def report_json(run: Run, report: RunReport) -> dict[str, Any]:
 def verdicts(report: RunReport) -> list[str]:
     """Return the page's first sentences: how far predictions were off, and what paid."""
     sentences = [figure_verdict(figure) for figure in report.validation.figures]
-    most = max((gain.threads for gain in report.gains), default=0)
+    most = Counter(gain.threads for gain in report.gains).most_common(1)[0][0] if report.gains else 0
     for scheme in sorted({gain.scheme for gain in report.gains}):
         curve = [gain for gain in report.gains if (gain.scheme, gain.threads) == (scheme, most)]
         if curve:
@@ -77,10 +79,11 @@ def verdicts(report: RunReport) -> list[str]:
 def gain_sentence(curve: list[Gain], baseline: str) -> str:
     """Return what one scheme gained, with its sign and where it ends."""
     first, last = curve[0], curve[-1]
+    threads = f"{first.threads} thread{'s' if first.threads > 1 else ''}"
     end = break_even(curve)
     stops = f"; it stops paying at about {significant(end, 2)} rows" if end is not None else ""
     return (
-        f"{first.scheme}: {significant(first.measured)}x the speed of {baseline} at {first.m} row"
+        f"{first.scheme} on {threads}: {significant(first.measured)}x the speed of {baseline} at {first.m} row"
         f"{'s' if first.m > 1 else ''}, {significant(last.measured)}x at {last.m:,}{stops}."
     )
 
@@ -92,20 +95,19 @@ def verdict_text(report: RunReport) -> str:
     return f"{sum(counted.values()):,} cases: {', '.join(parts)}."
 
 
-def charts(report: RunReport) -> list[str]:
-    """Return the run's own pictures as HTML."""
+def charts(report: RunReport) -> list[dict[str, Any]]:
+    """Return the run's own pictures as HTML, those that need the page's width marked."""
     rows = report.frame[(report.frame["op"] == "gemm") & (report.frame["verdict"] != "invalid")]
     if rows.empty:
         return []
-    baseline = baseline_of(rows) or ""
-    figures = [roofline_chart(rows, report.hardware)]
+    baseline, m = baseline_of(rows) or "", int(rows["m"].min())
+    figures = [(roofline_chart(rows, report.hardware), True)]
     for threads in sorted({gain.threads for gain in report.gains}):
-        figures.append(gain_curves(report.gains, threads, baseline))
-    figures += [roof_shares(rows, int(threads)) for threads in sorted(set(rows["threads"]))]
-    few = f"{int(rows['m'].min())} rows"
+        figures.append((gain_curves(report.gains, threads, baseline), False))
     for scheme, steps in list(report.steps.items())[:WATERFALLS_MAX]:
-        figures.append(gain_waterfall(steps, f"{scheme} at {few}", baseline, "measured"))
-    return [figure_html(figure, f"run-{i}") for i, figure in enumerate(figures)]
+        figures.append((gain_waterfall(steps, f"{scheme}, m = {m}", baseline, "measured"), False))
+    figures += [(roof_shares(rows, int(threads)), True) for threads in sorted(set(rows["threads"]))]
+    return [{"html": figure_html(figure, f"run-{i}"), "wide": wide} for i, (figure, wide) in enumerate(figures)]
 
 
 def gain_table(report: RunReport) -> Table:

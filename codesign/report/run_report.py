@@ -45,18 +45,18 @@ def run_report(run: Run, sheets: tuple[KernelSheet, ...] = ()) -> RunReport:
     frame = frame_of(run.measurements).assign(hw=where)
     frame = predict_measured(frame.assign(measured_s=frame["measured_s"].astype(float)), sheets)
     frame = frame.assign(roof_fraction=roof_fractions(frame, hardware))
-    valid = frame[(frame["verdict"] == "valid") & (frame["op"] == "gemm")]
+    usable = frame[(frame["verdict"] != "invalid") & (frame["op"] == "gemm")]
     table = run_table(run)
     predicted = predict_figures(table, sheets)
-    schemes = dict.fromkeys(valid["scheme"]) if len(valid) else {}
-    steps = {scheme: found for scheme in schemes if (found := measured_gain_steps(valid, scheme))}
+    schemes = dict.fromkeys(usable["scheme"]) if len(usable) else {}
+    steps = {scheme: found for scheme in schemes if (found := measured_gain_steps(usable, scheme))}
     return RunReport(
         hardware=hardware,
         frame=frame,
         validation=validate_table(table, predicted),
         predicted=predicted,
-        gains=gains(valid),
-        layers=layer_rows(valid),
+        gains=gains(usable),
+        layers=layer_rows(usable),
         steps={scheme: found for scheme, found in steps.items() if found[0].gain > 1.0},
         verdict_counts=dict(Counter(frame["verdict"])),
     )

@@ -35,7 +35,9 @@ def target(name: str, library: str) -> Target:
         ("a100", "vllm", "FP8", Origin.TRANSFERRED),  # emulated: from W8A16, not from the H100's own FP8
         ("a100", "vllm", "MXFP4-A16", Origin.TRANSFERRED),  # from W4A16-g128
         ("mi300x", "vllm", "BF16", Origin.DATASHEET),
-        ("x86-avx512", "llama.cpp", "Q4_K", Origin.TRANSFERRED),
+        ("x86-avx512", "llama.cpp", "Q4_K", Origin.DATASHEET),
+        ("zen4-2-core", "llama.cpp", "Q4_K", Origin.CALIBRATED),
+        ("zen4-2-core", "torch", "W8A8", Origin.CALIBRATED),
     ],
 )
 def test_the_origin_says_whose_constants_they_are(hw, library, scheme, origin):

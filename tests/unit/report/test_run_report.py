@@ -54,7 +54,7 @@ def test_the_page_states_verdict_break_even_and_what_was_left_out(tmp_path):
     page = tmp_path / "page.html"
     write_run_page(run, run_report(run), page)
     text = page.read_text()
-    assert "W8A8: 2x the speed of BF16 at 1 row, 0.8x at 64; it stops paying at about 32 rows." in text
+    assert "W8A8 on 1 thread: 2x the speed of BF16 at 1 row, 0.8x at 64; it stops paying at about 32 rows." in text
     assert "9 valid, 1 invalid" in text
     assert "not installed &lt;b&gt;" in text
     assert "not complete: running" in text
