@@ -1,6 +1,6 @@
 """How well a few measured points of a run predict the layer shapes that they do not hold: errors, gains, wrong signs.
 
-    python scripts/run_held_out.py RUN [POINTS]
+    python scripts/run_held_out.py RUN [POINTS [THREADS]]
 
 Every draw fits each kernel on POINTS rows (48 unless told) of most shapes and predicts the others, at least one. Rows
 that are only suspect count too: they scatter, they are not wrong.
@@ -70,7 +70,10 @@ def main() -> None:
     """Print the errors per kernel, and of gains."""
     points = int(sys.argv[2]) if len(sys.argv) > 2 else POINTS_USUAL
     report = run_report(read_run(Path(sys.argv[1])))
-    frame = report.frame[(report.frame["op"] == "gemm") & (report.frame["verdict"] != "invalid")].reset_index(drop=True)
+    chosen = (report.frame["op"] == "gemm") & (report.frame["verdict"] != "invalid")
+    if len(sys.argv) > 3:
+        chosen &= report.frame["threads"] == int(sys.argv[3])
+    frame = report.frame[chosen].reset_index(drop=True)
     draws = [
         pandas.concat(predictions(frame, report.hardware, points, seed)).assign(draw=seed) for seed in range(DRAWS)
     ]
