@@ -5,7 +5,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "codesign"
 ORDER = (
-    "native", "hardware", "model", "schemes", "checkpoint", "cost", "quality", "plan", "quantize", "profiler", "report",
+    "native", "hardware", "model", "schemes", "checkpoint", "quantize", "cost", "quality", "plan", "profiler", "report",
     "cli",
 )  # fmt: skip
 SHARED = {"errors", "units", "files", "yaml_file", "codec", "setting", "table"}
