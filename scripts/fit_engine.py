@@ -46,7 +46,7 @@ def host_row(row: dict[str, str]) -> dict[str, object] | None:
     if device_s.value > HOST_BOUND_FRACTION * measured_s:
         return None
     steps = where.workload.output_tokens if whole else 1
-    kernels = step_kernel_count(engine, assignment.groups, assignment.schemes)
+    kernels = step_kernel_count(engine, case.hardware, assignment.groups, assignment.schemes)
     host_s = measured_s / steps / kernels
     return {"id": row["id"], "source": case.source, "host": host_kind(case.hardware), "host_s": host_s}
 

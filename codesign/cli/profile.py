@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from codesign.cli.options import HELP, MODEL_HELP, integer_list, json_option, load_model_and_warn, warn
+from codesign.cli.options import HELP, MODEL_HELP, integer_list, json_option, load_model_and_warn, sheet_option, warn
 from codesign.cli.profile_procedure import energy_warnings, procedure_options, resume_of
 from codesign.cli.profile_steps import WORDS, block_question, run_generation, step_options
 
@@ -40,6 +40,7 @@ Positive = click.FloatRange(0.0, min_open=True, max=86400.0)
 @click.option("--dry-run", is_flag=True, help="Say what would be measured, how long it takes and what memory it needs.")
 @procedure_options
 @step_options
+@sheet_option
 @json_option
 def command(hw: str, folder: str | None, *, dry_run: bool, as_json: bool, **given: Any) -> None:
     """Measure kernels of every library that is here: wrong ones get no time, missing ones a reason.
@@ -78,6 +79,7 @@ def command(hw: str, folder: str | None, *, dry_run: bool, as_json: bool, **give
 
 def make_request(hw: str, given: dict[str, Any]) -> "Request":
     """Return what the options ask for."""
+    from codesign.cost.sheet_file import read_sheets
     from codesign.hardware.file import load_hardware
     from codesign.profiler.blocks import MODULE as BLOCKS
     from codesign.profiler.discover import adapter_modules, load_catalog
@@ -99,6 +101,7 @@ def make_request(hw: str, given: dict[str, Any]) -> "Request":
         command=" ".join(("codesign", "profile", *_words(hw, given))),
         repeat=given["repeat"],
         energy=given["energy"],
+        sheets=read_sheets(given["sheet_files"]),
     )
 
 

@@ -117,4 +117,5 @@ def _generate_request(hw: str, given: dict[str, Any], words: list[str]) -> "Gene
         rule=Rule(budget_s=budget_s, warm_up_max_s=min(budget_s, DEFAULT_RULE.warm_up_max_s)),
         environment=env_block(capture_environment(open_telemetry(lambda text: warn([text]))), shareable=True),
         command=" ".join(("codesign", "profile", *words)),
+        sheet_files=given["sheet_files"],
     )

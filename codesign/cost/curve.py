@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from codesign.cost.arrays import FloatArray, as_floats
 from codesign.cost.deployment import Assignment, Deployment
-from codesign.cost.engine import HOST_HIGH_FACTOR, HOST_LOW_FACTOR, host_s, step_kernel_count
+from codesign.cost.engine import HOST_HIGH_FACTOR, HOST_LOW_FACTOR, host_s, issued_step_s, step_kernel_count
 from codesign.cost.kernels import DATASHEET_GAIN_INTERVAL, KernelPrediction
 from codesign.cost.origin import Origin
 from codesign.cost.prediction import MATERIAL_FRACTION, TRUST, Prediction
@@ -118,10 +118,11 @@ def gain_curve(deployment: Deployment, quantized: Assignment, baseline: Assignme
     before_s, (after_s, slow_s, fast_s) = _before(pairs), _after(pairs)
     ends = [_sum(shared, column) for column in ("predicted_s", "low_s", "high_s")]
     host_before_s, host_after_s = (_host_s(deployment, assignment) for assignment in (baseline, quantized))
+    hardware = deployment.target.hardware
 
     def gain(after: FloatArray, kept: FloatArray, host_factor: float) -> FloatArray:
-        before = np.maximum(before_s + kept, host_before_s * host_factor)
-        return as_floats(before / np.maximum(after + kept, host_after_s * host_factor))
+        before = issued_step_s(hardware, before_s + kept, host_before_s * host_factor)
+        return as_floats(before / issued_step_s(hardware, after + kept, host_after_s * host_factor))
 
     value = gain(after_s, ends[0], 1.0)
     factors = (1.0, HOST_LOW_FACTOR, HOST_HIGH_FACTOR) if host_after_s else (1.0,)
@@ -202,8 +203,9 @@ def ratio_ends(before: KernelPrediction, after: KernelPrediction) -> tuple[Float
 
 
 def _host_s(deployment: Deployment, assignment: Assignment) -> float:
-    kernel_count = step_kernel_count(deployment.engine, assignment.groups, assignment.schemes)
-    return host_s(deployment.engine, deployment.target.hardware, kernel_count).value
+    hardware = deployment.target.hardware
+    kernel_count = step_kernel_count(deployment.engine, hardware, assignment.groups, assignment.schemes)
+    return host_s(deployment.engine, hardware, kernel_count).value
 
 
 def _origin(pairs: list[Pair], host_waits: bool) -> Origin:

@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+import numpy as np
+
+from codesign.cost.arrays import FloatArray, as_floats
 from codesign.cost.origin import Origin
 from codesign.cost.prediction import Prediction, StageTime
 from codesign.errors import InputError, did_you_mean
@@ -25,6 +28,9 @@ ACTIVATION_KERNELS = 6.0
 # in one thread as those of servers. Source: published batch-1 decode of host-bound engines, `scripts/fit_engine.py`:
 # server from bitsandbytes (H100), Hugging Face optimum and AutoAWQ (A100, T4); desktop from bitsandbytes (4090) alone.
 HOST_S_PER_KERNEL = MappingProxyType({"server": 20.7e-6, "desktop": 8.3e-6})
+# A CPU is its own host: it issues a kernel, then works on it. Cycles of one core for each, from decode steps of tiny
+# Llama models in transformers 5.23 on a Zen 4 core: `scripts/host_cycles.py`.
+HOST_CYCLES_PER_KERNEL = 3.95e4
 # Medians of the sources not fitted: 0.82 (Prem AI, A100) and 2.01 (a free notebook's T4) of the constant.
 HOST_LOW_FACTOR, HOST_HIGH_FACTOR = 0.82, 2.01
 
@@ -83,38 +89,60 @@ def host_kind(hardware: Hardware) -> str:
     return "desktop" if "GeForce" in hardware.title else "server"
 
 
-def step_kernel_count(engine: EngineClass, groups: Sequence[FusedGroup], schemes: Sequence[Scheme]) -> float:
+def step_kernel_count(
+    engine: EngineClass, hardware: Hardware, groups: Sequence[FusedGroup], schemes: Sequence[Scheme]
+) -> float:
     """Return the kernels that the engine issues in one step; experts of an unfused loop run one after another."""
     blocks = {group.block_index for group in groups if group.block_index is not None}
-    linear = sum(linear_kernel_count(engine, group, scheme) for group, scheme in zip(groups, schemes, strict=True))
+    linear = sum(
+        linear_kernel_count(engine, hardware, group, scheme) for group, scheme in zip(groups, schemes, strict=True)
+    )
     return linear + engine.other_kernels_per_block * len(blocks)
 
 
-def linear_kernel_count(engine: EngineClass, group: FusedGroup, scheme: Scheme) -> float:
-    """Return the kernels that the engine issues for the linear layers of one group."""
+def linear_kernel_count(engine: EngineClass, hardware: Hardware, group: FusedGroup, scheme: Scheme) -> float:
+    """Return the kernels that the engine issues for the layers of one group; on CPUs one does a whole layer."""
     if group.experts is not None:
         count = len(group.experts.matrices) * (1 if engine.merges_projections else group.experts.expert_count)
     else:
         count = 1 if engine.merges_projections else len(group.layers)
-    if not scheme.quantized:
+    if not scheme.quantized or is_own_host(hardware):
         return float(count)
     return count * (1.0 + (WEIGHT_ONLY_KERNELS if scheme.weight_only else ACTIVATION_KERNELS))
 
 
 def host_s(engine: EngineClass, hardware: Hardware, kernel_count: float) -> Prediction:
-    """Return the host's time of a step, kernels times seconds per kernel; nothing where a CPU is its own host."""
-    waits = engine.python_loop and hardware.kind == "gpu"
-    value = HOST_S_PER_KERNEL[host_kind(hardware)] * kernel_count if waits else 0.0
+    """Return the host's time of a step, kernels times seconds per kernel."""
+    value = _issue_s(hardware) * kernel_count if engine.python_loop else 0.0
     return Prediction(value, value * HOST_LOW_FACTOR, value * HOST_HIGH_FACTOR, Origin.TRANSFERRED)
 
 
-def host_wait(device_s: Prediction, issued_s: Prediction) -> StageTime:
-    """Return how long the device waits in a step: the host runs ahead, so the step takes the longer of both.
+def _issue_s(hardware: Hardware) -> float:
+    """Return the seconds in which the host issues one kernel."""
+    return (
+        HOST_CYCLES_PER_KERNEL / hardware.boost_clock_hz
+        if is_own_host(hardware)
+        else HOST_S_PER_KERNEL[host_kind(hardware)]
+    )
 
-    The ends of the interval are those that make the sum with `device_s` the longer of both ends.
+
+def is_own_host(hardware: Hardware) -> bool:
+    """Return whether the processor that issues kernels is the one that runs them."""
+    return hardware.kind == "cpu"
+
+
+def issued_step_s(hardware: Hardware, device_s: FloatArray, issued_s: FloatArray | float) -> FloatArray:
+    """Return the time of a step: a GPU's host runs ahead, so the longer of both; a CPU does one after the other."""
+    return as_floats(device_s + issued_s if is_own_host(hardware) else np.maximum(device_s, issued_s))
+
+
+def host_wait(hardware: Hardware, device_s: Prediction, issued_s: Prediction) -> StageTime:
+    """Return how long no kernel runs in a step because the host issues the next.
+
+    The ends of the interval are those that make the sum with `device_s` the ends of the step.
     """
     value, low, high = (
-        max(0.0, host - device)
+        float(issued_step_s(hardware, as_floats(device), host)) - device
         for host, device in (
             (issued_s.value, device_s.value),
             (issued_s.low, device_s.low),

@@ -60,9 +60,9 @@ def step_parts(deployment: Deployment, assignment: Assignment, step: Step) -> di
     }
     issuing = deployment.engine
     if issuing.python_loop:
-        kernel_count = step_kernel_count(issuing, assignment.groups, assignment.schemes)
+        kernel_count = step_kernel_count(issuing, target.hardware, assignment.groups, assignment.schemes)
         issued_s = host_s(issuing, target.hardware, kernel_count)
-        parts["host"] = host_wait(add_stages(parts.values()).seconds, issued_s)
+        parts["host"] = host_wait(target.hardware, add_stages(parts.values()).seconds, issued_s)
     return parts
 
 

@@ -129,8 +129,10 @@ def group_kernel(group: FusedGroup, scheme: Scheme, target: Target, step: Step) 
     Equal questions are answered once: a plan asks for the same kernels at many contexts and of many schemes.
     """
     rows = as_floats(step.batch if group.name == "head" else step.tokens)
-    where = (id(target.hardware), target.library, target.gpu_count, target.expert_parallel, *map(id, target.sheets))
-    key = (group.signature, id(scheme), where, rows.shape, rows.tobytes())
+    if not scheme.quantized and not target.kernel:
+        target = target.program
+    where = (id(target.hardware), target.library, target.kernel, target.gpu_count, target.expert_parallel)
+    key = (group.signature, id(scheme), where, *map(id, target.sheets), rows.shape, rows.tobytes())
     return _answer(_Question(key, group, scheme, target, rows))
 
 
@@ -172,7 +174,7 @@ def attention_kernels(model: Model, kv: KvFormat, target: Target, step: Step) ->
     """Return the attention of all blocks, equal blocks merged."""
     counts = Counter(block.attention for block in model.blocks)
     return [
-        (block_attention(target, kv, shape, step.batch, step.query_tokens, step.kv_tokens), float(count))
+        (block_attention(target.program, kv, shape, step.batch, step.query_tokens, step.kv_tokens), float(count))
         for shape, count in counts.items()
     ]
 

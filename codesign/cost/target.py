@@ -1,6 +1,6 @@
 """Where kernels run."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from codesign.cost.sheet import KernelSheet
 from codesign.hardware.hardware import Hardware
@@ -12,7 +12,8 @@ class Target:
 
     Routed experts are divided over `expert_parallel` of them, and each expert's matrices over the rest. `sheets` are
     kernel sheets of the user's own, which go before the shipped ones. `kernel` names one of the library's several
-    kernels for a scheme; else the one that it, or its user, takes for its speed.
+    kernels for a scheme; else the one that it, or its user, takes for its speed. `program_library` has the kernels of
+    attention, and of 16-bit layers unless a kernel is named, where a program calls `library` for the rest alone.
     """
 
     hardware: Hardware
@@ -21,6 +22,14 @@ class Target:
     sheets: tuple[KernelSheet, ...] = ()
     expert_parallel: int = 1
     kernel: str = ""
+    program_library: str = ""
+
+    @property
+    def program(self) -> "Target":
+        """Return where attention and 16-bit layers run."""
+        if not self.program_library:
+            return self
+        return replace(self, library=self.program_library, kernel="", program_library="")
 
     @property
     def expert_shards(self) -> int:

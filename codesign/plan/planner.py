@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from codesign.cost.arrays import FloatArray
+from codesign.cost.arrays import FloatArray, as_floats
 from codesign.cost.deployment import Assignment, Deployment, group_problem
 from codesign.cost.energy import kernel_energy_joule, stage_energy_joule
-from codesign.cost.engine import host_s, linear_kernel_count
+from codesign.cost.engine import host_s, issued_step_s, linear_kernel_count
 from codesign.cost.memory import embedding_bytes as input_embedding_bytes
 from codesign.cost.memory import fixed_weight_bytes, group_bytes, kv_bytes, memory_need
 from codesign.cost.prediction import StageTime
@@ -23,6 +23,7 @@ from codesign.cost.step import (
     prefill_step,
     total_stage,
 )
+from codesign.hardware.hardware import Hardware
 from codesign.model.groups import FusedGroup, fused_groups
 from codesign.plan.problem import Criterion, PlanProblem, Solution, Terms
 from codesign.quality.table import QualityTable
@@ -146,20 +147,30 @@ def _terms(deployment: Deployment, costs: Costs) -> Mapping[Criterion, Terms]:
     }
 
 
-def _issued_s(deployment: Deployment, costs: Costs) -> tuple[FloatArray, float]:
-    """Return the host's time to issue every group under every scheme [G, S], and all other kernels of a step."""
+@dataclass(frozen=True, slots=True)
+class _Issue:
+    """The host's seconds to issue every group under every scheme [G, S], and all other kernels of a step."""
+
+    hardware: Hardware
+    groups_s: FloatArray
+    other_s: float
+
+
+def _issued_s(deployment: Deployment, costs: Costs) -> _Issue:
     engine, hardware = deployment.engine, deployment.target.hardware
     each_s = host_s(engine, hardware, 1.0).value
-    counts = [[linear_kernel_count(engine, group, s) for s in costs.choices.schemes] for group in costs.groups]
-    return each_s * np.array(counts), each_s * engine.other_kernels_per_block * len(deployment.model.blocks)
+    counts = [
+        [linear_kernel_count(engine, hardware, group, s) for s in costs.choices.schemes] for group in costs.groups
+    ]
+    other_s = each_s * engine.other_kernels_per_block * len(deployment.model.blocks)
+    return _Issue(hardware, each_s * np.array(counts), other_s)
 
 
-def _time_terms(
-    times: Sequence[GroupTimes], kv: Sequence[StageTime], other: StageTime, issued: tuple[FloatArray, float]
-) -> Terms:
-    """Return the longer of device and host, group by group: never less than the longer of their sums."""
-    by_group = np.maximum(np.stack([one.predicted_s for one in times], axis=1), issued[0])
-    return Terms(by_group, np.array([one.seconds.value for one in kv]), max(other.seconds.value, issued[1]))
+def _time_terms(times: Sequence[GroupTimes], kv: Sequence[StageTime], other: StageTime, issue: "_Issue") -> Terms:
+    """Return the time with the host's, group by group: where it runs ahead, never less than the longer of the sums."""
+    by_group = issued_step_s(issue.hardware, np.stack([one.predicted_s for one in times], axis=1), issue.groups_s)
+    rest = issued_step_s(issue.hardware, as_floats(other.seconds.value), issue.other_s)
+    return Terms(by_group, np.array([one.seconds.value for one in kv]), float(rest))
 
 
 def _scaled_sum(first: Terms, second: Terms, factor: float) -> Terms:

@@ -71,6 +71,7 @@ class GenerateRequest:
     rule: Rule
     environment: Mapping[str, Any]
     command: str
+    sheet_files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +152,11 @@ def predict_generation(request: GenerateRequest, chosen: tuple[Replacement, ...]
         library=_library(chosen),
         engine="transformers",
         thread_count=asked.threads if request.hardware.kind == "cpu" else None,
+        sheet_files=request.sheet_files,
     )
-    return predict_inference(deploy(request.hardware, asked.model, setting), assignment_of(asked.model, chosen))
+    where = deploy(request.hardware, asked.model, setting)
+    in_torch = replace(where, target=replace(where.target, program_library=LIBRARY))
+    return predict_inference(in_torch, assignment_of(asked.model, chosen))
 
 
 def _predicted(request: GenerateRequest, chosen: tuple[Replacement, ...]) -> Mapping[Figure, Mapping[str, Any]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from codesign import __version__
 from codesign.codec import to_plain
+from codesign.cost.sheet import KernelSheet
 from codesign.hardware.hardware import Hardware
 from codesign.profiler.block_time import with_predictions
 from codesign.profiler.candidates import Question, RunPlan, make_plan
@@ -45,7 +46,10 @@ COMPLETE, RUNNING = "complete", "running"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to measure, of which kernels, on which machine; `hardware_path` is None for a shipped profile."""
+    """What to measure, of which kernels, on which machine; `hardware_path` is None for a shipped profile.
+
+    `sheets` of the user's own predict whole steps before they are measured.
+    """
 
     question: Question
     catalog: Catalog
@@ -56,6 +60,7 @@ class Request:
     command: str
     repeat: int = 1
     energy: bool = False
+    sheets: tuple[KernelSheet, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +120,7 @@ def plan_run(request: Request) -> RunPlan:
     # A library's version is in the keys of its own cases; a change of it does not concern those of others.
     shared = {name: text for name, text in critical_conditions(request).items() if not name.startswith(VERSION)}
     plan = make_plan(request.question, request.catalog, shared, cache_bytes(request.hardware))
-    return plan if request.question.blocks is None else with_predictions(plan, request.hardware)
+    return plan if request.question.blocks is None else with_predictions(plan, request.hardware, request.sheets)
 
 
 def measure(

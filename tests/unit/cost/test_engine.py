@@ -42,7 +42,7 @@ def predicted(engine: str | None, batch: int = 1, scheme: str = "BF16") -> Infer
 
 def kernel_count(engine: str, model: Model, scheme: str) -> float:
     groups = fused_groups(model)
-    return step_kernel_count(ENGINE_CLASSES[engine], groups, [parse_scheme(scheme)] * len(groups))
+    return step_kernel_count(ENGINE_CLASSES[engine], round_hardware(), groups, [parse_scheme(scheme)] * len(groups))
 
 
 def test_without_an_engine_nothing_changes() -> None:
@@ -93,17 +93,27 @@ def test_device_and_wait_together_are_the_longer_of_both(
         Prediction(value, value * (1 - spread), value * (1 + spread), Origin.DATASHEET)
         for value, spread in ((device, device_spread), (host, host_spread))
     )
-    wait = host_wait(first, second).seconds
+    wait = host_wait(load_hardware("h100-sxm"), first, second).seconds
+    in_turn = host_wait(load_hardware("ryzen-7950x"), first, second).seconds
     for end in ("value", "low", "high"):
         longer = max(getattr(first, end), getattr(second, end))
         assert getattr(first, end) + getattr(wait, end) == pytest.approx(longer)
+        assert getattr(in_turn, end) == pytest.approx(getattr(second, end))
 
 
 def test_hosts() -> None:
     assert host_kind(load_hardware("rtx-4090")) == "desktop"
     assert host_kind(load_hardware("h100-sxm")) == "server"
     assert host_s(EAGER, load_hardware("h100-sxm"), 1000.0).value == pytest.approx(20.7e-3)
-    assert host_s(EAGER, load_hardware("ryzen-7950x"), 1000.0).value == 0.0
+    own_host = load_hardware("ryzen-7950x")
+    assert host_s(EAGER, own_host, 1000.0).value == pytest.approx(3.95e7 / own_host.boost_clock_hz)
+    assert host_s(ENGINE_CLASSES["compiled"], own_host, 1000.0).value == 0.0
+
+
+def test_a_library_of_a_cpu_does_a_whole_layer_in_one_call() -> None:
+    groups, cpu = fused_groups(small_model()), load_hardware("ryzen-7950x")
+    counts = [step_kernel_count(EAGER, cpu, groups, [parse_scheme(name)] * len(groups)) for name in ("BF16", "W8A8")]
+    assert counts[0] == counts[1]
 
 
 @pytest.mark.parametrize("text", ["AutoAWQ", "eager-fused", "tinychat"])
