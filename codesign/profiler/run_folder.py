@@ -208,15 +208,20 @@ def keep_hardware_file(folder: Path, source: Path) -> None:
 def merge_runs(folders: tuple[Path, ...], target: Path, salvage: bool = False) -> Run:
     """Write the measurements of several runs of one machine into a new run directory; the newest of a key counts."""
     runs = [read_run(folder, salvage) for folder in folders]
-    first = runs[0].head
+    first, conditions = runs[0].head, {"hw": runs[0].head.hw, **runs[0].head.critical}
     for run in runs[1:]:
-        changed = _differences({"hw": first.hw, **first.critical}, {"hw": run.head.hw, **run.head.critical})
+        here = {"hw": run.head.hw, **run.head.critical}
+        # What only one of them names, such as the processors of a number of threads, concerns its own cases alone.
+        changed = _differences({name: conditions[name] for name in here if name in conditions},
+                               {name: here[name] for name in here if name in conditions})  # fmt: skip
         if changed:
             raise InputError(f"{run.folder}: measured under other conditions than {folders[0]} ({changed}).")
+        conditions |= here
     if (target / HEAD).exists():
         raise InputError(f"{target}: holds a run already; name a new folder.")
     head = replace(
         first,
+        critical={name: text for name, text in conditions.items() if name != "hw"},
         candidates=tuple(dict.fromkeys(name for run in runs for name in run.head.candidates)),
         skipped=tuple(dict.fromkeys(one for run in runs for one in run.head.skipped)),
         settings={"merged": [folder.name for folder in folders]},

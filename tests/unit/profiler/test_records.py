@@ -196,5 +196,18 @@ def test_runs_of_one_machine_merge_and_others_do_not(tmp_path):
         merge_runs((tmp_path / "a", tmp_path / "d"), tmp_path / "e")
 
 
+def test_conditions_that_one_run_alone_names_do_not_hinder_a_merge(tmp_path):
+    threads = {"processors of 1 threads": "[1]"}, {"processors of 2 threads": "[0, 1]"}
+    for name, critical in zip("ab", threads, strict=True):
+        with open_run(tmp_path / name, run_head(critical=critical)):
+            pass
+    merged = merge_runs((tmp_path / "a", tmp_path / "b"), tmp_path / "c").head.critical
+    assert merged == {**threads[0], **threads[1]}
+    with open_run(tmp_path / "d", run_head(critical={"processors of 2 threads": "[2, 3]"})):
+        pass
+    with pytest.raises(InputError, match="other conditions"):
+        merge_runs((tmp_path / "a", tmp_path / "b", tmp_path / "d"), tmp_path / "e")
+
+
 def test_a_head_is_plain_json():
     assert RunHead(**{**to_plain(run_head()), "candidates": (), "skipped": ()}).hw == "epyc-9654"
