@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from codesign.hardware.hardware import Hardware
     from codesign.model.layers import Model
     from codesign.plan.file import Plan
+    from codesign.plan.finish import Weights
     from codesign.plan.planner import Choices
     from codesign.plan.problem import Criterion
     from codesign.quality.prior import ModelPrior
@@ -74,6 +75,7 @@ def plan(
 
     Criteria are tpot, ttft, throughput, memory, quality, energy, cost. Unless `budgets` says otherwise, memory is
     limited to the machine's and, unless quality is minimised, the loss to 0.05 nats. InfeasibleError if nothing fits.
+    With a text in `setting` the real loss of a few plans near the best is measured, and the best by that is returned.
     """
     from codesign.cost.deployment import deploy, workload_warnings
     from codesign.plan.make import PlanRequest, make_plan
@@ -92,8 +94,18 @@ def plan(
         method=setting.method or "default",
         warnings=workload_warnings(where),
         pareto=None if pareto is None else (criterion(pareto[0]), criterion(pareto[1])),
+        weights=_weights(setting),
     )
     return make_plan(request)
+
+
+def _weights(setting: Setting) -> Weights | None:
+    """Return what to measure plans with, None if no text is given."""
+    from pathlib import Path
+
+    from codesign.plan.finish import Weights
+
+    return Weights(setting.weights, Path(setting.text)) if setting.text else None
 
 
 def plan_as_is(hardware: Hardware, checkpoint: Checkpoint, setting: Setting = DEFAULT_SETTING) -> Plan:

@@ -3,7 +3,8 @@
 from types import SimpleNamespace
 from typing import Any
 
-from codesign.profiler.telemetry import IDENTITY_FIELDS, STATE_FIELDS
+from codesign.profiler.nvml import IDENTITY_FIELDS, STATE_FIELDS, Device, open_devices
+from codesign.profiler.reading import Reading
 
 ANSWERS: dict[str, Any] = {
     "nvmlInit": None,
@@ -32,6 +33,11 @@ ANSWERS: dict[str, Any] = {
 }
 CALL_SITES = ("nvmlDeviceGetHandleByIndex", *ANSWERS)
 GPU_CALL_SITES = tuple(dict.fromkeys(field.function for field in (*IDENTITY_FIELDS.values(), *STATE_FIELDS.values())))
+
+
+def first_device(fake: Any) -> Device:
+    """Return the first device of a fake, in this process."""
+    return open_devices(lambda _: None, Reading(fake)).found.value[0]
 
 
 class FakeNvmlError(Exception):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from codesign.errors import InputError
+from codesign.errors import CapabilityError, InputError
 from codesign.setting import DEFAULT_OUTPUT_TOKENS, DEFAULT_PROMPT_TOKENS, Setting
 
 if TYPE_CHECKING:
@@ -110,6 +110,26 @@ def lengths_options(function: F) -> F:
 def json_option(function: F) -> F:
     """Add --json."""
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(function)
+
+
+def device_option(function: F) -> F:
+    """Add --device."""
+    text = "Where torch computes: cpu or cuda."
+    return click.option("--device", default="cpu", show_default=True, callback=_usable_device, help=text)(function)
+
+
+def _usable_device(_: click.Context, __: click.Parameter, name: str) -> str:
+    """Return the name of a device that torch can use here."""
+    if name == "cpu":
+        return name
+    import torch
+
+    if name != "cuda" and not (name.startswith("cuda:") and name[5:].isdecimal()):
+        raise click.UsageError(f'--device: "{name[:40]}" is not understood; write cpu, cuda or cuda:1.')
+    count = torch.cuda.device_count()
+    if int(name[5:] or 0) >= count:
+        raise CapabilityError(f"--device {name[:40]}: torch finds {count} CUDA devices here; use --device cpu.")
+    return name
 
 
 def output_path(text: str | None, force: bool = True) -> Path | None:

@@ -76,6 +76,11 @@ def budget_options(function: Any) -> Any:
 @click.option("--method", default="", help="Quantization method of the quality prior, such as rtn, gptq or awq.")
 @click.option("--anchor", default="", metavar="SCHEME:METHOD=NATS", help="One measured loss, which narrows the prior.")
 @click.option("--quality", "quality_file", metavar="FILE", help="Measured losses instead of the published prior.")
+@click.option(
+    "--text",
+    metavar="FILE",
+    help="Measure the loss of a few plans near the best on this text, with the weights at --model, and choose by it.",
+)
 @click.option("--allow-unknown-quality", is_flag=True, help="Also consider schemes whose loss nobody measured.")
 @sheet_option
 @click.option("--pareto", metavar="A,B", help="Also the front between two criteria, such as tpot,quality.")
@@ -118,7 +123,7 @@ def chosen_plan(given: dict[str, Any]) -> Any:
     from codesign.plan.solve import InfeasibleBudgetError
 
     hardware, model = api.load_hardware(given["hw"]), load_model_and_warn(given["model"])
-    setting = setting_from(given, model)
+    setting = with_text(setting_from(given, model), given)
     warn_of_foreign_sheets(setting, [hardware])
     pareto = pareto_pair(given["pareto"])
     limits = budgets(given, hardware)
@@ -129,13 +134,24 @@ def chosen_plan(given: dict[str, Any]) -> Any:
     return replace(plan, warnings=(*plan.warnings, *quantized_already(given["model"])))
 
 
+def with_text(setting: Any, given: dict[str, Any]) -> Any:
+    """Return the setting with the text of --text, which needs weights to be measured with."""
+    if given["text"] is None:
+        return setting
+    from codesign.model.weight_files import weight_path
+
+    if weight_path(given["model"]) is None:
+        raise click.UsageError(f"--text measures with weights, but none lie at {given['model'][:80]}.")
+    return replace(setting, text=given["text"], weights=given["model"])
+
+
 def stated_plan(given: dict[str, Any]) -> Any:
     """Return the plan that states the checkpoint's own schemes; options that choose are refused beside it."""
     from codesign import api
     from codesign.cli.options import setting_from
 
     defaults = {param.name: param.default for param in command.params}
-    choosing = ("objective", "schemes", "pareto", "min_tokens_per_s", "max_usd_per_million_tokens")
+    choosing = ("objective", "text", "schemes", "pareto", "min_tokens_per_s", "max_usd_per_million_tokens")
     for name in (*choosing, *(option for option, *_ in BUDGETS)):
         if given[name] not in (None, defaults[name]):
             raise click.UsageError(f"--scheme as-is chooses nothing, so that --{name.replace('_', '-')} has no use.")

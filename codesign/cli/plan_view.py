@@ -9,6 +9,7 @@ from codesign.plan.present import (
     gain_rows,
     group_rows,
     headline,
+    measured_rows,
     pareto_rows,
     refused_rows,
     sheet_lines,
@@ -24,6 +25,8 @@ def print_plan(plan: Plan, *, every_group: bool = False) -> None:
         print_line(f"Warning: {warning}")
     print_advice(advice_lines(plan))
     tables = [group_rows(plan, every_group=every_group), total_rows(plan), gain_rows(plan), break_even_rows(plan)]
+    if plan.measured:
+        tables.append(measured_rows(plan))
     if plan.pareto is not None:
         tables.append(pareto_rows(plan))
     for table in (*tables, refused_rows(plan)):

@@ -85,7 +85,7 @@ def make_request(hw: str, given: dict[str, Any]) -> "Request":
     from codesign.profiler.discover import adapter_modules, load_catalog
     from codesign.profiler.environment import capture_environment, env_block
     from codesign.profiler.profile import Request
-    from codesign.profiler.telemetry import open_telemetry
+    from codesign.profiler.telemetry import read_telemetry
     from codesign.profiler.timing import DEFAULT_RULE, Rule
 
     path, budget_s = Path(hw), given["budget_s"]
@@ -97,7 +97,7 @@ def make_request(hw: str, given: dict[str, Any]) -> "Request":
         hardware=hardware,
         hardware_path=path if path.is_file() else None,
         rule=Rule(budget_s=budget_s, warm_up_max_s=min(budget_s, DEFAULT_RULE.warm_up_max_s)),
-        environment=env_block(capture_environment(open_telemetry(lambda text: warn([text]))), shareable=True),
+        environment=env_block(capture_environment(read_telemetry(lambda text: warn([text]))), shareable=True),
         command=" ".join(("codesign", "profile", *_words(hw, given))),
         repeat=given["repeat"],
         energy=given["energy"],

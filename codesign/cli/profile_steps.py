@@ -88,7 +88,7 @@ def _generate_request(hw: str, given: dict[str, Any], words: list[str]) -> "Gene
     from codesign.profiler.environment import capture_environment, env_block
     from codesign.profiler.generate_run import GenerateQuestion, GenerateRequest
     from codesign.profiler.processors import core_count
-    from codesign.profiler.telemetry import open_telemetry
+    from codesign.profiler.telemetry import read_telemetry
     from codesign.profiler.timing import DEFAULT_RULE, Rule
 
     path, hardware_path, budget_s = Path(given["model"] or ""), Path(hw), given["budget_s"]
@@ -115,7 +115,7 @@ def _generate_request(hw: str, given: dict[str, Any], words: list[str]) -> "Gene
         hardware=load_hardware(hw),
         hardware_path=hardware_path if hardware_path.is_file() else None,
         rule=Rule(budget_s=budget_s, warm_up_max_s=min(budget_s, DEFAULT_RULE.warm_up_max_s)),
-        environment=env_block(capture_environment(open_telemetry(lambda text: warn([text]))), shareable=True),
+        environment=env_block(capture_environment(read_telemetry(lambda text: warn([text]))), shareable=True),
         command=" ".join(("codesign", "profile", *words)),
         sheet_files=given["sheet_files"],
     )

@@ -75,6 +75,7 @@ def export(runs: tuple[str, ...], salvage: bool, target: str | None, force: bool
 def import_(source: str, format_: str, hw: str, folder: str) -> None:
     """Turn the results of another tool into a run, with the conditions that they state.
 
+    For llama-bench FILE may be a GGUF model: llama-bench, on the PATH or in $CODESIGN_LLAMA_CPP, is run on it first.
     What they do not state is missing in the rows. Times taken under a profiler, and of few samples, are suspect.
     """
     from codesign.cli.output import print_line

@@ -77,6 +77,17 @@ class ParetoFront:
 
 
 @dataclass(frozen=True, slots=True)
+class MeasuredPlan:
+    """A plan near the best one, its loss as the table adds it up and as the weights show it; one of them was taken."""
+
+    mix: str
+    objective_value: float
+    predicted_loss_nats: float
+    measured_loss_nats: Prediction
+    taken: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """A decision that can be shown, exported and carried out later; digests tie it to its inputs."""
 
@@ -114,6 +125,8 @@ class Plan:
     engine: str = DEFAULT_ENGINE
     thread_count: int | None = None
     expert_parallel: int = 1
+    measured: tuple[MeasuredPlan, ...] = ()
+    measured_with: str = ""
 
 
 def plan_json(plan: Plan) -> str:

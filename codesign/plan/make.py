@@ -19,7 +19,17 @@ from codesign.cost.waterfall import gain_steps
 from codesign.errors import InfeasibleError
 from codesign.model.groups import FusedGroup
 from codesign.plan.explain import group_reasons, scheme_mix
-from codesign.plan.file import FORMAT_VERSION, GroupPlan, ParetoFront, ParetoPoint, Plan, Refusal, Totals
+from codesign.plan.file import (
+    FORMAT_VERSION,
+    GroupPlan,
+    MeasuredPlan,
+    ParetoFront,
+    ParetoPoint,
+    Plan,
+    Refusal,
+    Totals,
+)
+from codesign.plan.finish import Weights, chosen, near_best
 from codesign.plan.planner import Choices, Costs, build_problem, gather_costs
 from codesign.plan.problem import Criterion, PlanProblem, Solution
 from codesign.plan.solve import pareto_front, solve
@@ -27,7 +37,7 @@ from codesign.quality.estimate import perplexity_ratio
 from codesign.schemes.capability import candidate_kv_formats, refused_schemes
 from codesign.schemes.kv import KvFormat
 from codesign.schemes.scheme import Scheme
-from codesign.units import format_gib, format_percent
+from codesign.units import format_gib, format_percent, significant
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +51,7 @@ class PlanRequest:
     method: str = "default"
     pareto: tuple[Criterion, Criterion] | None = None
     warnings: tuple[str, ...] = ()
+    weights: Weights | None = None
 
 
 def make_plan(request: PlanRequest) -> Plan:
@@ -50,12 +61,18 @@ def make_plan(request: PlanRequest) -> Plan:
     problem = build_problem(deployment, costs)
     _need_choices(costs, problem)
     solution = solve(problem, request.objective, request.budgets)
+    loss, finish = _total_loss(costs, solution), None
+    if request.weights is not None:
+        finish = _finish(
+            request, request.weights, costs, near_best(problem, request.objective, request.budgets, solution)
+        )
+        solution, loss = finish.solution, finish.loss
     plan = costs.assignment(solution)
     sixteen = choices.schemes[0]
     baseline = Assignment(plan.groups, (sixteen,) * len(plan.groups), sixteen, sixteen_bit_kv(deployment))
     everywhere = used_everywhere(costs, baseline)
     return replace(
-        described_plan(deployment, plan, baseline, _total_loss(costs, solution)),
+        described_plan(deployment, plan, baseline, loss),
         objective=str(request.objective),
         budgets={str(criterion): limit for criterion, limit in request.budgets.items()},
         method=request.method,
@@ -64,9 +81,43 @@ def make_plan(request: PlanRequest) -> Plan:
         refused=_refused(deployment, choices),
         pareto=_pareto(request, costs, problem),
         gap_fraction=solution.gap_fraction,
-        warnings=request.warnings,
+        warnings=(*request.warnings, *(finish.warnings if finish else ())),
         advice=_advice(deployment, plan, baseline, everywhere),
+        measured=finish.plans if finish else (),
+        measured_with=request.weights.words if request.weights else "",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Finished:
+    """What measuring the best few plans led to."""
+
+    solution: Solution
+    loss: Prediction
+    plans: tuple[MeasuredPlan, ...]
+    warnings: tuple[str, ...]
+
+
+def _finish(request: PlanRequest, weights: Weights, costs: Costs, solutions: tuple[Solution, ...]) -> _Finished:
+    """Measure plans near the best with the real weights and take the best by that."""
+    assignments = [costs.assignment(solution) for solution in solutions]
+    losses = weights.losses(assignments)
+    limit = request.budgets.get(Criterion.QUALITY)
+    taken = chosen(solutions, losses, request.objective, limit)
+    counts = np.array([group.weight_count for group in costs.groups], dtype=float)
+    plans = tuple(
+        MeasuredPlan(
+            scheme_mix(counts, one.schemes), s.values[request.objective], s.values[Criterion.QUALITY], loss, i == taken
+        )
+        for i, (s, one, loss) in enumerate(zip(solutions, assignments, losses, strict=True))
+    )
+    warnings: tuple[str, ...] = ()
+    if limit is not None and losses[taken].value > limit:
+        warnings = (
+            f"None of {len(plans)} plans measured keeps the loss budget of {significant(limit)} nats; this one loses "
+            "least. Give a wider budget, or better losses with codesign sensitivity.",
+        )
+    return _Finished(solutions[taken], losses[taken], plans, warnings)
 
 
 def described_plan(deployment: Deployment, plan: Assignment, baseline: Assignment, loss: Prediction | None) -> Plan:

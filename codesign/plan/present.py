@@ -171,6 +171,22 @@ def pareto_rows(plan: Plan) -> Table:
     return Table((front.first, front.second, "share of weights"), rows, right=(0, 1))
 
 
+def measured_rows(plan: Plan) -> Table:
+    """Return the plans whose loss was measured, predicted against measured."""
+    rows = tuple(
+        (
+            "taken" if one.taken else "",
+            f"{one.predicted_loss_nats:.4f}",
+            interval(one.measured_loss_nats, lambda nats: f"{nats:.4f}"),
+            CRITERION_UNITS[plan.objective](one.objective_value),
+            one.mix,
+        )
+        for one in plan.measured
+    )
+    headers = ("measured", "predicted loss, nats", "measured loss, nats", plan.objective, "share of weights")
+    return Table(headers, rows, right=(1, 2, 3))
+
+
 def refused_rows(plan: Plan) -> Table:
     """Return the schemes that were not considered, with reasons."""
     return Table(("refused", "reason"), tuple((refusal.scheme, refusal.reason) for refusal in plan.refused))

@@ -68,13 +68,19 @@ def _folded_error(w: "Tensor", fold: Fold, hessian: "Tensor", scheme: Scheme) ->
     return float(hessian_error(rounded / fold.factors - w.float(), hessian).sum())
 
 
+def clippable(scheme: Scheme) -> bool:
+    """Return whether each row and group of a scheme has a plain scale, whose range can be cut."""
+    weights = scheme.weights
+    return isinstance(weights.granularity, PerGroup | PerChannel) and not weights.flattened and weights.scale_bits != 8
+
+
 def clipped(w: "Tensor", inputs: InputStatistics, scheme: Scheme) -> QuantizedWeight:
     """Return the weights rounded with the ranges, shrunk by up to a half, of the least output error of every group.
 
     Groups are taken one by one: what errors of two groups have in common is left out.
     """
     weights = scheme.weights
-    if not isinstance(weights.granularity, PerGroup | PerChannel) or weights.flattened or weights.scale_bits == 8:
+    if not clippable(scheme):
         raise InputError(f"Clipping is searched per row and group with plain scales, which {scheme} has not.")
     check_finite(w)
     tile, codec = tile_of(weights, *w.shape), codec_of(weights)

@@ -21,20 +21,45 @@ class ErrorMetrics:
     cosine: float
 
 
+class ErrorSum:
+    """Adds up differences of tensors piece by piece, in double precision."""
+
+    def __init__(self) -> None:
+        self._count, self._noise, self._signal, self._found, self._product = 0, 0.0, 0.0, 0.0, 0.0
+        self._magnitude, self._largest = 0.0, 0.0
+
+    def add(self, exact: "Tensor", rounded: "Tensor") -> None:
+        """Add a piece."""
+        if exact.shape != rounded.shape:
+            raise InputError(f"Tensors of {tuple(exact.shape)} and {tuple(rounded.shape)} values have no error.")
+        true, found = exact.double().reshape(-1), rounded.double().reshape(-1)
+        difference = found - true
+        self._count += true.numel()
+        self._noise += float(difference @ difference)
+        self._signal += float(true @ true)
+        self._found += float(found @ found)
+        self._product += float(true @ found)
+        self._magnitude += float(difference.abs_().sum())
+        self._largest = max(self._largest, float(difference.max()))
+
+    def result(self) -> ErrorMetrics:
+        """Return the errors of everything that was added."""
+        if self._count == 0:
+            raise InputError("Nothing was added, which has no error.")
+        return ErrorMetrics(
+            mse=self._noise / self._count,
+            mae=self._magnitude / self._count,
+            max=self._largest,
+            snr_db=_snr_db(self._signal, self._noise),
+            cosine=_cosine(self._product, self._signal, self._found),
+        )
+
+
 def error_metrics(exact: "Tensor", rounded: "Tensor") -> ErrorMetrics:
     """Return the errors of `rounded` against `exact`, in double precision."""
-    if exact.shape != rounded.shape:
-        raise InputError(f"Tensors of {tuple(exact.shape)} and {tuple(rounded.shape)} values have no error.")
-    true, found = exact.double().reshape(-1), rounded.double().reshape(-1)
-    difference = found - true
-    noise, signal = float(difference.square().sum()), float(true.square().sum())
-    return ErrorMetrics(
-        mse=noise / true.numel(),
-        mae=float(difference.abs().mean()),
-        max=float(difference.abs().max()),
-        snr_db=_snr_db(signal, noise),
-        cosine=_cosine(float(true @ found), signal, float(found.square().sum())),
-    )
+    errors = ErrorSum()
+    errors.add(exact, rounded)
+    return errors.result()
 
 
 def output_errors(

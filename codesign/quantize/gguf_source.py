@@ -18,7 +18,7 @@ class GgufSource:
 
     def __init__(self, path: Path) -> None:
         checkpoint = read_checkpoint(str(path))
-        self._path = path
+        self.path = path
         self._types = {tensor.name: tensor.dtype for tensor in read_gguf(path).tensors}
         self.model = checkpoint.model
         self.kv = ""
@@ -32,7 +32,7 @@ class GgufSource:
     @cached_property
     def config(self) -> Any:
         """Return the configuration that transformers makes of the file's keys."""
-        return config_of(self._path.parent, gguf_file=self._path.name)
+        return config_of(self.path.parent, gguf_file=self.path.name)
 
     def has(self, name: str) -> bool:
         """Return whether the file holds a tensor that becomes this parameter."""
@@ -50,7 +50,7 @@ class GgufSource:
             weights=values, name=stored.name, tensor_key_mapping=self._map, parsed_parameters={"tensors": {}}
         )
         if made.name is None or made.weights is None:
-            raise InputError(f"{self._path.name}: {stored.name} is stored in a form that is not read here.")
+            raise InputError(f"{self.path.name}: {stored.name} is stored in a form that is not read here.")
         return torch.from_numpy(np.array(made.weights, np.float32))
 
     def inputs(self, layer: str) -> LayerInputs | None:
@@ -59,13 +59,13 @@ class GgufSource:
 
     def tokenizer(self) -> Any:
         """Return the tokenizer in the file."""
-        return tokenizer_of(self._path.parent, gguf_file=self._path.name)
+        return tokenizer_of(self.path.parent, gguf_file=self.path.name)
 
     @cached_property
     def _stored(self) -> dict[str, Any]:
         from gguf import GGUFReader
 
-        return {tensor.name: tensor for tensor in GGUFReader(self._path).tensors}
+        return {tensor.name: tensor for tensor in GGUFReader(self.path).tensors}
 
     @cached_property
     def _processor(self) -> Any:

@@ -3,13 +3,14 @@
 Source: Frantar et al., GPTQ, algorithm 1.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from codesign.errors import InputError
 from codesign.quantize.errors import hessian_error
-from codesign.quantize.numbers import Codec, codec_of
-from codesign.quantize.round import QuantizedWeight, check_finite, check_matrix, quantize_weight
+from codesign.quantize.numbers import codec_of
+from codesign.quantize.round import QuantizedWeight, check_finite, check_matrix, quantize_weight, split_rows
 from codesign.quantize.scales import (
     Scales,
     chosen_scales,
@@ -19,10 +20,13 @@ from codesign.quantize.scales import (
     scale_dtype,
 )
 from codesign.quantize.tiles import Tile, in_tiles, stored_matrix, tile_of
-from codesign.schemes.scheme import PerGroup, Scheme
+from codesign.schemes.scheme import PerChannel, PerGroup, Scheme
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+_TRIANGLE = 96  # columns of a triangle that is inverted directly
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +36,12 @@ class GptqOptions:
     `damping` is added to the diagonal as a fraction of its mean, ten times more until the matrix can be factored.
     With `act_order` columns go by falling importance and scales are those of the original groups, so that nothing about
     the order is stored; without it each group's scales are chosen when it is reached, errors made up for included.
-    `clip` chooses scales for the least squared error instead of the extremes.
+    `clip` chooses scales for the least squared error instead of the extremes. Errors of `block` columns are passed on
+    to each other one by one, to all others by products of matrices.
     """
 
     damping: float = 0.01
-    block: int = 128
+    block: int = 32
     act_order: bool = True
     clip: bool = True
 
@@ -53,11 +58,12 @@ class GptqResult:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Columns:
-    """Scales spread over the columns: [n or 1, k] factors and zero points."""
+class InverseFactor:
+    """The upper Cholesky factor of the inverse of the damped Hessian, its columns in the order of rounding."""
 
-    factors: "Tensor"
-    zero_points: "Tensor | None"
+    upper: "Tensor"
+    order: "Tensor"
+    damping: float
 
 
 def gptq(w: "Tensor", hessian: "Tensor", scheme: Scheme, options: GptqOptions | None = None) -> GptqResult:
@@ -65,23 +71,66 @@ def gptq(w: "Tensor", hessian: "Tensor", scheme: Scheme, options: GptqOptions | 
 
     A row for which rounding to nearest errs less keeps that. Inputs that are always zero are rounded to nearest.
     """
+    return gptq_group([w], hessian, scheme, options)[0]
+
+
+def gptq_group(
+    weights: Sequence["Tensor"], hessian: "Tensor", scheme: Scheme, options: GptqOptions | None = None
+) -> list[GptqResult]:
+    """Return the matrices of layers that share their input, all rounded at once where their rows have own scales."""
+    import torch
+
     chosen = options or GptqOptions()
-    _check(w, hessian, scheme)
+    for w in weights:
+        _check(w, hessian, scheme)
+    factor = _inverse_factor(hessian, _order(hessian, chosen), chosen.damping)
+    counts = [len(w) for w in weights]
+    if len(weights) == 1 or not isinstance(scheme.weights.granularity, PerGroup | PerChannel) or _nested(scheme):
+        return [_result(w, hessian, _rounded(w, factor, scheme, chosen), [len(w)], factor)[0] for w in weights]
+    whole = torch.cat(tuple(weights))
+    return _result(whole, hessian, _rounded(whole, factor, scheme, chosen), counts, factor)
+
+
+def _nested(scheme: Scheme) -> bool:
+    return scheme.weights.flattened
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pair:
+    """Weights after GPTQ, and rounded to nearest."""
+
+    found: QuantizedWeight
+    nearest: QuantizedWeight
+
+
+def _rounded(w: "Tensor", factor: InverseFactor, scheme: Scheme, options: GptqOptions) -> _Pair:
+    nearest = quantize_weight(w, scheme, scales=_scales(w, scheme, options))
+    return _Pair(_compensated(w, factor, nearest, options), nearest)
+
+
+def _result(
+    w: "Tensor", hessian: "Tensor", pair: _Pair, row_counts: list[int], factor: InverseFactor
+) -> list[GptqResult]:
+    """Return the better of both for every row, cut into the matrices of the layers."""
     exact = w.float()
-    nearest = quantize_weight(w, scheme, scales=_scales(w, scheme, chosen))
-    factor, damping = _inverse_factor(hessian, _order(hessian, chosen), chosen.damping)
-    codes, scales = _compensated(_Problem(w, factor, _order(hessian, chosen)), scheme, chosen, nearest.scales)
-    found = QuantizedWeight(codes, scales, scheme)
-    error = hessian_error(found.dequantize() - exact, hessian)
-    nearest_error = hessian_error(nearest.dequantize() - exact, hessian)
+    error = hessian_error(pair.found.dequantize() - exact, hessian)
+    nearest_error = hessian_error(pair.nearest.dequantize() - exact, hessian)
     worse = error > nearest_error
-    return GptqResult(
-        weight=_with_rows(found, nearest, worse),
-        error=float(error.minimum(nearest_error).sum()),
-        nearest_error=float(nearest_error.sum()),
-        damping=damping,
-        kept_nearest_rows=int(worse.sum()),
-    )
+    parts = split_rows(_with_rows(pair.found, pair.nearest, worse), row_counts) if len(row_counts) > 1 else None
+    least, results, first = error.minimum(nearest_error), [], 0
+    for index, count in enumerate(row_counts):
+        rows = slice(first, first + count)
+        results.append(
+            GptqResult(
+                weight=parts[index] if parts else _with_rows(pair.found, pair.nearest, worse),
+                error=float(least[rows].sum()),
+                nearest_error=float(nearest_error[rows].sum()),
+                damping=factor.damping,
+                kept_nearest_rows=int(worse[rows].sum()),
+            )
+        )
+        first += count
+    return results
 
 
 def _check(w: "Tensor", hessian: "Tensor", scheme: Scheme) -> None:
@@ -119,62 +168,144 @@ def _order(hessian: "Tensor", options: GptqOptions) -> "Tensor":
     return torch.arange(len(hessian))
 
 
-def _inverse_factor(hessian: "Tensor", order: "Tensor", damping: float) -> tuple["Tensor", float]:
-    """Return the upper Cholesky factor of the inverse of the damped Hessian, and the damping that it took."""
+def _inverse_factor(hessian: "Tensor", order: "Tensor", damping: float) -> InverseFactor:
+    """Return the factor with as much damping as it takes.
+
+    With the order reversed H = U U^T, U upper, comes from one decomposition; the factor of the inverse is that of U.
+    """
     import torch
 
-    ordered = hessian.float()[order][:, order]
-    diagonal = ordered.diagonal()
+    backwards = order.flip(0)
+    reversed_ = hessian.float()[backwards][:, backwards]
+    diagonal = reversed_.diagonal()
     diagonal[diagonal == 0] = 1.0
     mean = diagonal.mean()
     for fraction in (damping, damping * 10, damping * 100):
-        damped = ordered.clone()
+        damped = reversed_.clone()
         damped.diagonal().add_(fraction * mean)
         lower, failed = torch.linalg.cholesky_ex(damped)
-        if failed:
-            continue
-        factor, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
         if not failed:
-            return factor, fraction
+            return InverseFactor(_inverse_of_upper(lower.flip(0, 1)), order, fraction)
     raise InputError(
         f"The Hessian of the calibration inputs cannot be factored, even damped by {damping * 100:g} of its mean. "
         "Use more calibration text, or a larger damping."
     )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Problem:
-    """Weights as given, the inverse factor in the order of rounding and that order."""
-
-    w: "Tensor"
-    factor: "Tensor"
-    order: "Tensor"
-
-
-def _compensated(
-    problem: _Problem, scheme: Scheme, options: GptqOptions, given: Scales | None
-) -> tuple["Tensor", Scales]:
-    """Return codes [n, k] and scales after going over all columns."""
+def _inverse_of_upper(upper: "Tensor") -> "Tensor":
+    """Return the inverse of an upper triangular matrix by halves, twice as fast as solving for the unit matrix."""
     import torch
 
-    assert given is not None
-    w, order, factor = problem.w.float()[:, problem.order], problem.order, problem.factor
-    n, k = w.shape
-    tile, codec = tile_of(scheme.weights, n, k), codec_of(scheme.weights)
-    static = options.act_order or needs_whole_matrix(scheme.weights) or tile.rows > 1 or tile.columns >= k
-    columns, group = _spread(given, tile, n, k), None if static else tile.columns
-    pieces, parts = [], []
-    for first, last in _blocks(k, options.block, group):
-        if group and first % group == 0:
-            parts.append(_group_scales(w[:, first : first + group].to(problem.w.dtype), scheme, options))
-        here = _spread(parts[-1], tile, n, last - first) if group else _take(columns, order[first:last])
-        codes, errors = _round_block(w[:, first:last], factor[first:last, first:last], here, codec)
-        pieces.append(codes)
-        w[:, last:] -= errors.T @ factor[first:last, last:]
-    ordered = torch.cat(pieces)
-    restored = torch.empty_like(ordered)
-    restored[order] = ordered
-    return restored.T.contiguous(), _side_by_side(parts, given) if group else given
+    half = len(upper) // 2
+    if len(upper) <= _TRIANGLE:
+        return torch.linalg.solve_triangular(upper, torch.eye(len(upper), device=upper.device), upper=True)
+    inverse = torch.zeros_like(upper)
+    first, second = _inverse_of_upper(upper[:half, :half]), _inverse_of_upper(upper[half:, half:])
+    inverse[:half, :half], inverse[half:, half:] = first, second
+    inverse[:half, half:] = -(first @ upper[:half, half:]) @ second
+    return inverse
+
+
+class _Sweep:
+    """Goes over the columns of a matrix, which are kept as rows [k, n], and passes errors on to those to come."""
+
+    def __init__(self, w: "Tensor", factor: InverseFactor, nearest: QuantizedWeight, options: GptqOptions) -> None:
+        import torch
+
+        assert nearest.scales is not None
+        scheme, (n, k) = nearest.scheme, nearest.shape
+        self._scheme, self._options, self._dtype, self._tile = scheme, options, w.dtype, nearest.tile
+        self._codec = codec_of(scheme.weights)
+        static = options.act_order or needs_whole_matrix(scheme.weights) or self._tile.rows > 1
+        self._group = None if static or self._tile.columns >= k else self._tile.columns
+        self._order, self._upper = factor.order, factor.upper
+        self._rows = w.float().T[factor.order].contiguous()
+        self._errors = torch.empty_like(self._rows)
+        self._codes = torch.empty((k, n), dtype=nearest.codes.dtype, device=w.device)
+        self._given = nearest.scales
+        self._chosen: list[Scales] = []
+        self._spread = _over_rows(nearest.scales, self._tile, n, k)
+
+    def run(self) -> QuantizedWeight:
+        """Return the rounded matrix."""
+        import torch
+
+        self._halve(_blocks(len(self._rows), self._options.block, self._group))
+        restored = torch.empty_like(self._codes)
+        restored[self._order] = self._codes
+        scales = _side_by_side(self._chosen, self._given) if self._group else self._given
+        return QuantizedWeight(restored.T.contiguous(), scales, self._scheme)
+
+    def _halve(self, blocks: list[tuple[int, int]]) -> None:
+        """Round the first half of the blocks, pass its errors on to the second, round that."""
+        if len(blocks) == 1:
+            self._round(*blocks[0])
+            return
+        middle = len(blocks) // 2
+        first, last, end = blocks[0][0], blocks[middle][0], blocks[-1][1]
+        self._halve(blocks[:middle])
+        self._rows[last:end].addmm_(self._upper[first:last, last:end].T, self._errors[first:last], alpha=-1)
+        self._halve(blocks[middle:])
+
+    def _round(self, first: int, last: int) -> None:
+        """Round the columns of a block; errors are passed on within it as they arise."""
+        if self._group and first % self._group == 0:
+            self._choose_scales(first, first + self._group)
+        columns = self._order[first:last].tolist()
+        rows, errors, upper = self._rows[first:last], self._errors[first:last], self._upper[first:last, first:last]
+        pivots = upper.diagonal().tolist()
+        for index, column in enumerate(columns):
+            factors, points = self._spread.at(column)
+            row = rows[index]
+            code = self._codec.encode(row / factors, points)
+            self._codes[first + index] = code
+            error = errors[index]
+            error.copy_(row).sub_(self._codec.decode(code, points).mul_(factors)).div_(pivots[index])
+            rows[index + 1 :].addr_(upper[index, index + 1 :], error, alpha=-1)
+
+    def _choose_scales(self, first: int, last: int) -> None:
+        """Choose the scales of a group for what its weights have become by now."""
+        part = self._rows[first:last].T.contiguous().to(self._dtype)
+        tile = Tile(1, part.shape[1])
+        if self._options.clip:
+            scales = least_error_scales(part, self._scheme.weights, tile)
+        else:
+            dtype = scale_dtype(self._scheme.weights, part)
+            scales = nearest_scales(in_tiles(part.float(), tile), self._scheme.weights, dtype)
+        self._chosen.append(scales)
+        self._spread.put(first // self._tile.columns, scales)
+
+
+class _Spread:
+    """Factors and zero points [tile columns, n], of which a column looks its own up."""
+
+    def __init__(self, factors: "Tensor", points: "Tensor | None", width: int) -> None:
+        self._factors, self._points, self._width = factors, points, width
+
+    def at(self, column: int) -> tuple["Tensor", "Tensor | None"]:
+        """Return the factors [n] and zero points of a column."""
+        tile = column // self._width
+        return self._factors[tile], None if self._points is None else self._points[tile]
+
+    def put(self, tile: int, scales: Scales) -> None:
+        """Take other scales for a tile."""
+        self._factors[tile] = scales.effective()[:, 0]
+        if self._points is not None and scales.zero_points is not None:
+            self._points[tile] = scales.zero_points[:, 0]
+
+
+def _over_rows(scales: Scales, tile: Tile, n: int, k: int) -> _Spread:
+    def spread(per_tile: "Tensor") -> "Tensor":
+        down, across = tile.grid(n, k)
+        rows = per_tile.reshape(down, across).repeat_interleave(min(tile.rows, n), dim=0)[:n]
+        return rows.T.contiguous()
+
+    points = None if scales.zero_points is None else spread(scales.zero_points)
+    return _Spread(spread(scales.effective()), points, tile.columns)
+
+
+def _compensated(w: "Tensor", factor: InverseFactor, nearest: QuantizedWeight, options: GptqOptions) -> QuantizedWeight:
+    return _Sweep(w, factor, nearest, options).run()
 
 
 def _blocks(k: int, block: int, group: int | None) -> list[tuple[int, int]]:
@@ -185,46 +316,6 @@ def _blocks(k: int, block: int, group: int | None) -> list[tuple[int, int]]:
         blocks.append((first, last))
         first = last
     return blocks
-
-
-def _round_block(w: "Tensor", factor: "Tensor", columns: _Columns, codec: Codec) -> tuple["Tensor", "Tensor"]:
-    """Return codes and scaled errors [columns, n]; errors are passed on within the block as they arise."""
-    import torch
-
-    rows = w.T.contiguous()
-    codes, errors = [], torch.empty_like(rows)
-    factors, points = columns.factors.T, None if columns.zero_points is None else columns.zero_points.T
-    for index in range(len(rows)):
-        point = None if points is None else points[index]
-        code = codec.encode(rows[index] / factors[index], point)
-        error = (rows[index] - codec.decode(code, point) * factors[index]) / factor[index, index]
-        rows[index + 1 :].addr_(factor[index, index + 1 :], error, alpha=-1)
-        codes.append(code)
-        errors[index] = error
-    return torch.stack(codes), errors
-
-
-def _group_scales(group: "Tensor", scheme: Scheme, options: GptqOptions) -> Scales:
-    tile = Tile(1, group.shape[1])
-    if options.clip:
-        return least_error_scales(group, scheme.weights, tile)
-    return nearest_scales(in_tiles(group.float(), tile), scheme.weights, scale_dtype(scheme.weights, group))
-
-
-def _spread(scales: Scales, tile: Tile, n: int, k: int) -> _Columns:
-    """Return factors and zero points for every value of the matrix."""
-
-    def spread(per_tile: "Tensor") -> "Tensor":
-        down, across = tile.grid(n, k)
-        rows = per_tile.reshape(down, across).repeat_interleave(min(tile.rows, n), dim=0)[:n]
-        return rows.repeat_interleave(min(tile.columns, k), dim=1)[:, :k]
-
-    return _Columns(spread(scales.effective()), None if scales.zero_points is None else spread(scales.zero_points))
-
-
-def _take(columns: _Columns, places: "Tensor") -> _Columns:
-    points = None if columns.zero_points is None else columns.zero_points[:, places]
-    return _Columns(columns.factors[:, places], points)
 
 
 def _side_by_side(parts: list[Scales], like: Scales) -> Scales:

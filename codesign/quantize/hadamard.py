@@ -30,11 +30,11 @@ class Rotation:
 
     def apply(self, rows: "Tensor") -> "Tensor":
         """Return rotated rows [..., k], weights and activations alike, in float32."""
-        return self._mix(rows.float() * self.signs, _core_matrix(self.core))
+        return self._mix(rows.float() * self.signs.to(rows.device), _core_matrix(self.core))
 
     def undo(self, rows: "Tensor") -> "Tensor":
         """Return the rows that `apply` rotated."""
-        return self._mix(rows.float(), _core_matrix(self.core).T) * self.signs
+        return self._mix(rows.float(), _core_matrix(self.core).T) * self.signs.to(rows.device)
 
     def _mix(self, rows: "Tensor", core: "Tensor") -> "Tensor":
         shape = rows.shape

@@ -4,6 +4,7 @@ transformers says how blocks compute. What a block is called with (masks, positi
 with blocks that pass their input on.
 """
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -11,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from codesign.errors import InputError
 from codesign.quantize.activations import quantize_activations
+from codesign.quantize.kv_cache import KvRounding, round_kv
 from codesign.quantize.source import LayerInputs, WeightSource, transformers
+from codesign.schemes.kv import KV_FORMATS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +36,10 @@ class Batch:
 
 
 class Network:
-    """A model whose blocks are loaded one at a time; embeddings, last norm and head stay. Everything is float32."""
+    """A model whose blocks are loaded one at a time; embeddings, last norm and head stay. Everything is float32.
+
+    The KV cache is rounded where the source asks for one of the formats of `schemes.kv`.
+    """
 
     def __init__(self, source: WeightSource, device: str = "cpu") -> None:
         if any(block.experts is not None for block in source.model.blocks):
@@ -42,10 +48,18 @@ class Network:
                 "plan it with the published prior (codesign plan)."
             )
         self.source, self.device = source, device
-        self.transformer = empty_transformer(source.config)
+        self.transformer = empty_transformer(copy.deepcopy(source.config))  # networks of a source differ in attention
         self._name, self._blocks = _block_list(self.transformer, len(source.model.blocks))
         self._fill(self.transformer, "", skip=self._name + ".")
         self.transformer.tie_weights()
+        if source.kv in KV_FORMATS:
+            round_kv(self.transformer, KvRounding(KV_FORMATS[source.kv]))
+
+    def with_source(self, source: WeightSource) -> "Network":
+        """Return this network with the blocks of another source of the same model; the rest is shared."""
+        other = copy.copy(self)
+        other.source = source
+        return other
 
     @property
     def block_count(self) -> int:
@@ -146,10 +160,10 @@ class Network:
         for name, module in block.named_modules():
             inputs = self.source.inputs(prefix + name) if isinstance(module, torch.nn.Linear) else None
             if inputs is not None:
-                yield module.register_forward_pre_hook(_rounding(inputs))
+                yield module.register_forward_pre_hook(input_rounding(inputs))
 
 
-def _rounding(inputs: LayerInputs) -> Callable[..., "Tensor"]:
+def input_rounding(inputs: LayerInputs) -> Callable[..., "Tensor"]:
     """Return a hook that does to a layer's inputs what its scheme does."""
 
     def hook(_: Any, arguments: tuple["Tensor", ...]) -> "Tensor":

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Tensors = Mapping[str, "Tensor"]
 
-_GPTQ_BITS = (2, 3, 4, 8)
+GPTQ_BITS = (2, 3, 4, 8)
 _AWQ_BITS, _AWQ_COLUMNS = 4, 8
 # Nibble i of an AWQ word holds this column of eight. Source: gptqmodel, quantization/awq/utils/packing_utils.py.
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
@@ -26,7 +26,7 @@ def to_gptq(weight: QuantizedWeight, *, version: int) -> Tensors:
     """Return qweight, qzeros, scales and g_idx; version 1 stores zero points less one, version 2 as they are."""
     import torch
 
-    codec = _integers(weight.scheme, _GPTQ_BITS, "GPTQ")
+    codec = _integers(weight.scheme, GPTQ_BITS, "GPTQ")
     assert weight.scales is not None
     codes, zeros = from_zero(weight, codec)
     if version == 1 and bool((zeros == 0).any()):
@@ -44,7 +44,7 @@ def from_gptq(tensors: Tensors, scheme: Scheme, *, version: int) -> QuantizedWei
     """Return the weights of a GPTQ layer, groups in any order."""
     import torch
 
-    codec = _integers(scheme, _GPTQ_BITS, "GPTQ")
+    codec = _integers(scheme, GPTQ_BITS, "GPTQ")
     group_of = tensors["g_idx"].long()
     scales = tensors["scales"].T.contiguous()
     codes = unpack_words(tensors["qweight"].T.contiguous(), codec.bits, len(group_of))

@@ -54,6 +54,19 @@ class QuantizedLayer:
         return LayerInputs(self.scheme.activations, self.fixed, turned)
 
 
+@dataclass(frozen=True, slots=True)
+class LayerHead:
+    """What is known of a kept layer without reading its codes; `divisor` is that of a scale of the whole tensor."""
+
+    name: str
+    scheme: Scheme
+    shape: tuple[int, int]
+    fixed: ActivationRange | None
+    rotated: bool
+    reordered: bool
+    divisor: float | None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
     """A block, or what is outside of blocks (None): quantized layers, and other tensors as they become."""
@@ -111,6 +124,35 @@ class ResultFolder:
         found = tuple(_put_together(name, how, values) for name, how in layers.items())
         return Part(block_index, found, {name: value for name, value in values.items() if "::" not in name})
 
+    def heads(self, block_index: int | None) -> tuple[LayerHead, ...]:
+        """Return what a kept part says of its layers."""
+        from safetensors import safe_open
+
+        with safe_open(os.fspath(self._file(block_index)), framework="pt") as file:
+            layers, keys = json.loads(file.metadata()["layers"]), set(file.keys())
+            divisors = {
+                name: float(file.get_tensor(f"{name}::divisor")) for name in layers if f"{name}::divisor" in keys
+            }
+        return tuple(
+            LayerHead(
+                name,
+                parse_scheme(how["scheme"]),
+                (int(how["shape"][0]), int(how["shape"][1])),
+                ActivationRange(*how["range"]) if "range" in how else None,
+                "rotation_seed" in how,
+                f"{name}::group_of" in keys,
+                divisors.get(name),
+            )
+            for name, how in layers.items()
+        )
+
+    def tensor_names(self, block_index: int | None) -> tuple[str, ...]:
+        """Return the names of a kept part's other tensors."""
+        from safetensors import safe_open
+
+        with safe_open(os.fspath(self._file(block_index)), framework="pt") as file:
+            return tuple(name for name in file.keys() if "::" not in name)  # noqa: SIM118 - the file is no dict
+
     def _file(self, block_index: int | None) -> Path:
         return self.path / ("outside.safetensors" if block_index is None else f"block-{block_index:05}.safetensors")
 
@@ -133,7 +175,7 @@ def _taken_apart(layer: QuantizedLayer) -> tuple[dict[str, "Tensor"], dict[str, 
             values["zero_points"] = weight.scales.zero_points
         match weight.scales.above:
             case TensorScale(divisor):
-                values["divisor"] = divisor
+                values["divisor"] = divisor.clone()  # a fused group shares it, which safetensors refuses
             case NestedScales(absmax, offset):
                 values.update(absmax=absmax, offset=offset)
     return values, how
@@ -202,7 +244,7 @@ class ResultSource:
 
     def _part_of(self, name: str) -> Part | None:
         """Return the part that holds a parameter, the last one kept at hand; None if it was not made yet."""
-        index = _block_index(name, self._blocks)
+        index = block_index_of(name, self._blocks)
         if not self._results.has(index):
             return None
         if self._part is None or self._part.block_index != index:
@@ -210,7 +252,7 @@ class ResultSource:
         return self._part
 
 
-def _block_index(name: str, blocks: Mapping[str, int | None]) -> int | None:
+def block_index_of(name: str, blocks: Mapping[str, int | None]) -> int | None:
     """Return the block of a parameter: that of its layer, or of the layers that begin with the same block's name."""
     layer = name.removesuffix(".weight").removesuffix(".bias")
     if layer in blocks:

@@ -1,13 +1,15 @@
 """Weights rounded to nearest, in every scheme whose values are rounded one by one. For GGUF blocks see `gguf`."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from codesign.errors import InputError
 from codesign.quantize.numbers import codec_of
 from codesign.quantize.scales import Scales, nearest_scales, needs_whole_matrix, scale_dtype
 from codesign.quantize.tiles import Tile, from_tiles, in_tiles, over_tiles, stored_matrix, tile_of
-from codesign.schemes.scheme import Scheme
+from codesign.schemes.scheme import PerTensor, Scheme
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,6 +88,34 @@ def quantize_weight(w: "Tensor", scheme: Scheme, *, scales: Scales | None = None
         check_finite(w)
     n, k = w.shape
     return QuantizedWeight(codes.reshape(-1)[: n * k].reshape(n, k), chosen, scheme)
+
+
+def quantize_group(weights: Sequence["Tensor"], scheme: Scheme) -> tuple[QuantizedWeight, ...]:
+    """Return the matrices of a fused group rounded to nearest; where a scheme has a scale of the tensor they share it.
+
+    vLLM merges them into one matrix, which has one such scale. Source: compressed-tensors, generate_gparam, of the
+    largest magnitude of all.
+    """
+    import torch
+
+    return split_rows(quantize_weight(torch.cat(tuple(weights)), scheme), [len(w) for w in weights])
+
+
+def split_rows(weight: QuantizedWeight, row_counts: Sequence[int]) -> tuple[QuantizedWeight, ...]:
+    """Return the matrices that were rounded as one below each other; the scale of the whole stays that of each."""
+    scales, tile, format_ = weight.scales, weight.tile, weight.scheme.weights
+    all_codes = weight.codes.split(list(row_counts))
+    if scales is None or isinstance(format_.granularity, PerTensor):
+        return tuple(replace(weight, codes=codes) for codes in all_codes)
+    if format_.flattened or any(first % tile.rows for first in accumulate(row_counts[:-1])):
+        raise InputError(f"{weight.scheme} has scales over the border of two matrices; round each by itself.")
+    tile_rows = [-(-rows // tile.rows) for rows in row_counts]
+    stored = scales.stored.split(tile_rows)
+    points = scales.zero_points.split(tile_rows) if scales.zero_points is not None else [None] * len(stored)
+    return tuple(
+        replace(weight, codes=codes, scales=replace(scales, stored=own, zero_points=own_points))
+        for codes, own, own_points in zip(all_codes, stored, points, strict=True)
+    )
 
 
 def _rounded(matrix: "Tensor", scheme: Scheme, tile: Tile, given: Scales | None) -> tuple["Tensor", Scales]:

@@ -109,6 +109,14 @@ def extremes(tiles: "Tensor") -> tuple["Tensor", "Tensor"]:
     return low.amin(dim=1), high.amax(dim=1)
 
 
+def largest_magnitudes(tiles: "Tensor") -> "Tensor":
+    """Return the largest magnitude of every tile."""
+    import torch
+
+    low, high = extremes(tiles)
+    return torch.maximum(high, -low)
+
+
 def _stored(exact: "Tensor", weights: WeightFormat, dtype: "Tensor") -> Scales:
     """Return positive exact scales as the format stores them."""
     codec = codec_of(weights)
@@ -133,10 +141,21 @@ def _plain(exact: "Tensor", dtype: "Tensor") -> "Tensor":
 
 def _under_tensor_scale(exact: "Tensor", top: float) -> Scales:
     """Return scales that use the whole range of E4M3 under one divisor. Source: compressed-tensors, generate_gparam."""
+    return scales_under(exact, tensor_divisor(exact.max().reshape(1) * top, top))
+
+
+def tensor_divisor(largest: "Tensor", top: float = 6.0) -> "Tensor":
+    """Return the divisor [1] with which the scale of the largest magnitude is the largest of E4M3."""
     import torch
 
-    largest = exact.max().clamp(min=torch.finfo(torch.float32).tiny) * top
-    divisor = (_E4M3_MAX * top / largest).clamp(max=torch.finfo(torch.float32).max).reshape(1)
+    known = largest.clamp(min=torch.finfo(torch.float32).tiny * top)
+    return (_E4M3_MAX * top / known).clamp(max=torch.finfo(torch.float32).max)
+
+
+def scales_under(exact: "Tensor", divisor: "Tensor") -> Scales:
+    """Return E4M3 scales nearest to the exact ones under a divisor."""
+    import torch
+
     inside = (exact * divisor).clamp(_E4M3_SMALLEST, _E4M3_MAX)
     return Scales(inside.to(torch.float8_e4m3fn), above=TensorScale(divisor))
 
@@ -229,8 +248,7 @@ def _shrunk(low: "Tensor", high: "Tensor", weights: WeightFormat, dtype: "Tensor
 
     if not isinstance(best.above, TensorScale):
         return range_scales(low, high, weights, dtype)
-    exact = torch.maximum(high, -low) / codec_of(weights).top * best.above.divisor
-    return Scales(exact.clamp(_E4M3_SMALLEST, _E4M3_MAX).to(torch.float8_e4m3fn), above=best.above)
+    return scales_under(torch.maximum(high, -low) / codec_of(weights).top, best.above.divisor)
 
 
 def _squared_error(tiles: "Tensor", scales: Scales, codec: Codec, weight: "Tensor | None") -> "Tensor":

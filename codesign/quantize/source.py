@@ -1,5 +1,6 @@
 """A model's weights, one tensor at a time, under the names that transformers gives them."""
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -83,16 +84,16 @@ class FolderSource:
     """Plain weights of a Hugging Face folder; files are mapped, and read when a tensor is asked for."""
 
     def __init__(self, weights: Path) -> None:
-        self._folder = weights.parent
+        self.folder = weights.parent
         self._files = {tensor.name: tensor.file for tensor in read_folder(weights).tensors}
-        self.model, self.warnings = load_model_with_warnings(self._folder / "config.json")
+        self.model, self.warnings = load_model_with_warnings(self.folder / "config.json")
         self.kv = ""
         self._open: dict[str, Any] = {}
 
     @cached_property
     def config(self) -> Any:
         """Return the configuration as transformers keeps it."""
-        return config_of(self._folder)
+        return config_of(self.folder)
 
     def has(self, name: str) -> bool:
         """Return whether a file holds it."""
@@ -108,13 +109,13 @@ class FolderSource:
 
     def tokenizer(self) -> Any:
         """Return the tokenizer in the folder."""
-        return tokenizer_of(self._folder)
+        return tokenizer_of(self.folder)
 
     def _shard(self, file: str) -> Any:
         from safetensors import safe_open
 
         if file not in self._open:
-            self._open[file] = safe_open(os.fspath(self._folder / file), framework="pt")
+            self._open[file] = safe_open(os.fspath(self.folder / file), framework="pt")
         return self._open[file]
 
 
@@ -146,7 +147,9 @@ def transformers() -> Any:
         raise CapabilityError(
             'This runs models with transformers, which is not installed; pip install "codesign[quantize]".'
         ) from error
-    logging: Any = package.logging
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    talk: Any = package.logging
+    talk.set_verbosity_error()
+    talk.disable_progress_bar()
+    for other in ("torchao", "torch.utils._pytree"):  # torchao tells of kernels for other machines when it is imported
+        logging.getLogger(other).setLevel(logging.ERROR)
     return package

@@ -23,6 +23,21 @@ def read_tokens(path: Path, tokenizer: Any, vocabulary: int, limit: int | None =
     return ids if limit is None else ids[:limit]
 
 
+def check_same_tokens(ids: "Tensor", others: "Tensor", where: str) -> None:
+    """Refuse two models whose tokenizers make different tokens of a text."""
+    import torch
+
+    if torch.equal(ids, others):
+        return
+    shared = min(len(ids), len(others))
+    differing = (ids[:shared] != others[:shared]).nonzero()
+    first = int(differing[0]) if len(differing) else shared
+    raise InputError(
+        f"{where}: the tokenizers of the model and of the baseline differ from token {first:,} of this text on: what "
+        "they predict cannot be compared. Give the model that was quantized as the baseline."
+    )
+
+
 def check_ids(ids: "Tensor", vocabulary: int, where: str) -> None:
     """Refuse token ids that the model has no embedding for."""
     if len(ids) == 0:

@@ -179,7 +179,7 @@ def shape_problem(scheme: Scheme, n: int, k: int, hardware: Hardware, library: s
     """Return why no known kernel of the library multiplies an [n, k] matrix of this scheme there, or None."""
     if not scheme.quantized:
         return None
-    return _block_problem(scheme, k) or _kernel_shape_problem(scheme, n, k, hardware, library)
+    return storage_problem(scheme, k) or _kernel_shape_problem(scheme, n, k, hardware, library)
 
 
 def shape_rule(scheme: Scheme, hardware: Hardware, library: str = "") -> ShapeRule | None:
@@ -201,7 +201,8 @@ def size_multiples(scheme: Scheme, hardware: Hardware, library: str = "") -> tup
     return math.lcm(n, step), math.lcm(k, step, stored, scheme.weights.block_size)
 
 
-def _block_problem(scheme: Scheme, k: int) -> str | None:
+def storage_problem(scheme: Scheme, k: int) -> str | None:
+    """Return why rows of k values do not hold whole groups or blocks of a scheme, or None."""
     weights = scheme.weights
     if k % weights.block_size:
         return f"{scheme} stores blocks of {weights.block_size} values, and k = {k} is not a multiple (ggml-common.h)."

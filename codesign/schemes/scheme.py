@@ -92,6 +92,11 @@ class ActivationFormat:
     scale_bits: float = 0.0
     dynamic: bool = True
 
+    @property
+    def static(self) -> bool:
+        """Return whether there are scales that calibration fixes."""
+        return self.granularity is not None and not self.dynamic
+
 
 @dataclass(frozen=True, slots=True)
 class Scheme:

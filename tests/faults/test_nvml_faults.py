@@ -6,8 +6,9 @@ import pytest
 from fake_clock import FakeClock
 from fake_nvml import CALL_SITES, GPU_CALL_SITES, FakeNvml, FakeNvmlError
 
+from codesign.profiler.nvml import STATE_FIELDS, open_devices
 from codesign.profiler.nvml_errors import NVML_CODES
-from codesign.profiler.telemetry import STATE_FIELDS, open_telemetry
+from codesign.profiler.reading import Reading
 from codesign.profiler.timing import Rule, Sampling, Timer, Work, take_round, warm_up
 
 FIRST_SITES = ("nvmlInit", "nvmlDeviceGetCount", "nvmlDeviceGetHandleByIndex")
@@ -22,10 +23,10 @@ OTHER_ERRORS = (
 def survey(fake: FakeNvml) -> tuple[dict[str, object], list[str]]:
     """Return every reading of the first GPU by name, or that there is no GPU, and what was warned of."""
     warnings: list[str] = []
-    seen = open_telemetry(warnings.append, fake)
-    if seen.gpus.value is None:
-        return {"gpus": seen.gpus, "driver": seen.driver}, warnings
-    gpu = seen.gpus.value[0]
+    seen = open_devices(warnings.append, Reading(fake))
+    if seen.found.value is None:
+        return {"gpus": seen.found, "driver": seen.driver}, warnings
+    gpu = seen.found.value[0]
     state = gpu.state()
     gpu.state()
     readings = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
@@ -85,7 +86,7 @@ def test_garbage_instead_of_a_value_is_a_reason(site):
 def test_timing_does_not_depend_on_telemetry(code):
     def times(fake: FakeNvml) -> tuple[float, ...]:
         clock = FakeClock()
-        gpus = open_telemetry(lambda _: None, fake).gpus.value or ()
+        gpus = open_devices(lambda _: None, Reading(fake)).found.value or ()
         timer = Timer(Work(lambda copy: clock.pass_s(2e-3)), clock)
         sampling = Sampling(warm_up(timer), Rule())
         while sampling.stop_reason() is None:

@@ -96,7 +96,14 @@ def refuse_ragged_shards(deployment: Deployment) -> None:
 
 def wider_scheme(bench: Bench, choice: Choice) -> Scheme:
     """Return the smallest scheme that is legal and stores and multiplies in no fewer bits, 16 bits at last."""
-    planned = choice.scheme
+    for scheme in wider_schemes(choice.scheme):
+        if bench.problem(choice.group, scheme, method_for(scheme, choice.method)) is None:
+            return scheme
+    return baseline_scheme(bench.deployment.target.hardware)
+
+
+def wider_schemes(planned: Scheme) -> list[Scheme]:
+    """Return the quantized schemes that store and multiply in no fewer bits, the smallest and most alike first."""
     wide_enough = (
         scheme
         for scheme in SCHEMES.values()
@@ -110,10 +117,7 @@ def wider_scheme(bench: Bench, choice: Choice) -> Scheme:
         other_number = scheme.weights.number != planned.weights.number
         return round(scheme.bits_per_weight, 2), other_number, scheme.activations.bits
 
-    for scheme in sorted(wide_enough, key=cost):
-        if bench.problem(choice.group, scheme, method_for(scheme, choice.method)) is None:
-            return scheme
-    return baseline_scheme(bench.deployment.target.hardware)
+    return sorted(wide_enough, key=cost)
 
 
 def _activation_bits(scheme: Scheme) -> float:
@@ -130,13 +134,14 @@ def promoted(bench: Bench, choices: Iterable[Choice]) -> tuple[list[Choice], lis
         if why is None:
             found.append(choice)
         else:
-            wider, change = _changed(choice, wider_scheme(bench, choice), why)
+            wider, change = changed(choice, wider_scheme(bench, choice), why)
             found.append(wider)
             changes.append(change)
     return _made_alike(bench, found, changes)
 
 
-def _changed(choice: Choice, scheme: Scheme, why: str) -> tuple[Choice, Promotion]:
+def changed(choice: Choice, scheme: Scheme, why: str) -> tuple[Choice, Promotion]:
+    """Return the choice with another scheme, and the promotion that this is."""
     method = method_for(scheme, choice.method) if scheme.quantized else ""
     change = Promotion(choice.group.label, choice.scheme.name, scheme.name, why)
     return replace(choice, scheme=scheme, method=method), change
@@ -155,7 +160,7 @@ def _made_alike(bench: Bench, choices: list[Choice], changes: list[Promotion]) -
             continue
         legal = bench.problem(choice.group, widest.scheme, widest.method) is None
         to = widest.scheme if legal else baseline_scheme(bench.deployment.target.hardware)
-        same, change = _changed(replace(choice, method=widest.method), to, why)
+        same, change = changed(replace(choice, method=widest.method), to, why)
         alike.append(same)
         changes = [*changes, change]
     return alike, changes

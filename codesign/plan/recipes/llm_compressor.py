@@ -13,7 +13,8 @@ import yaml
 from codesign.plan.recipes.modules import PlannedModule
 from codesign.plan.recipes.patterns import by_scheme, module_patterns
 from codesign.plan.recipes.tool import Export, Tool, comment, header
-from codesign.schemes.scheme import PerBlock, PerChannel, PerGroup, PerTensor, PerToken, Scheme
+from codesign.schemes.compressed_arguments import BLOCK_FLOATS, FP8_KV, activation_arguments, weight_arguments
+from codesign.schemes.scheme import Scheme
 
 # What carries out a quality method; modifiers that only scale come before the one that rounds.
 MODIFIERS: Mapping[str, tuple[str, ...]] = {
@@ -28,62 +29,18 @@ _TRANSFORMS: Mapping[str, dict[str, Any]] = {
     "SmoothQuantModifier": {"smoothing_strength": 0.8},
     "AWQModifier": {"duo_scaling": True},
 }
-_BLOCK_FLOATS = ("mxfp4", "mxfp8", "fp4-a16", "nvfp4")
-_NUMBERS = {"e4m3": "float", "e2m1": "float"}
-FP8_KV = {"num_bits": 8, "type": "float", "strategy": "tensor", "symmetric": True, "dynamic": False}
 
 
 def problem(scheme: Scheme, method: str) -> str | None:
     """Return why compressed-tensors has no such scheme, or llm-compressor no such method."""
     integer = scheme.weights.number.startswith("int") and scheme.family.startswith("w")
-    if not (integer or scheme.family in ("fp8", *_BLOCK_FLOATS)):
+    if not (integer or scheme.family in ("fp8", *BLOCK_FLOATS)):
         return f"compressed-tensors has no {scheme}."
     if integer and scheme.weights.bits < 2:
         return f"compressed-tensors packs 2 to 8 bits, not those of {scheme}."
     if method and method not in MODIFIERS:
         return f"llm-compressor has no modifier for {method}; it has {', '.join(MODIFIERS)}."
     return None
-
-
-def weight_arguments(scheme: Scheme) -> dict[str, Any]:
-    """Return the quantization arguments of the weights."""
-    weights = scheme.weights
-    base = _number(weights.number, weights.bits) | {"symmetric": weights.symmetric, "dynamic": False}
-    match weights.granularity:
-        case PerTensor():
-            return base | {"strategy": "tensor"}
-        case PerBlock(rows, columns):
-            return base | {"strategy": "block", "block_structure": [rows, columns]}
-        case PerGroup(size) if weights.tensor_scale_bits:
-            return base | {"strategy": "tensor_group", "group_size": size, "scale_dtype": "torch.float8_e4m3fn"}
-        case PerGroup(size):
-            scales = {"scale_dtype": "torch.uint8"} if scheme.family in _BLOCK_FLOATS else {}
-            return base | {"strategy": "group", "group_size": size} | scales
-        case _:
-            return base | {"strategy": "channel"}
-
-
-def activation_arguments(scheme: Scheme) -> dict[str, Any] | None:
-    """Return the quantization arguments of the activations, None where they stay in 16 bits."""
-    activations = scheme.activations
-    base = _number(activations.number, activations.bits) | {"symmetric": True, "dynamic": activations.dynamic}
-    match activations.granularity:
-        case PerToken() | PerChannel():
-            return base | {"strategy": "token"}
-        case PerTensor():
-            return base | {"strategy": "tensor", "observer": "static_minmax"}
-        case PerGroup(size) if scheme.family == "nvfp4":
-            local = {"strategy": "tensor_group", "group_size": size, "dynamic": "local", "observer": "static_minmax"}
-            return base | local | {"scale_dtype": "torch.float8_e4m3fn"}
-        case PerGroup(size):
-            scales = {"scale_dtype": "torch.uint8"} if scheme.family in _BLOCK_FLOATS else {}
-            return base | {"strategy": "group", "group_size": size} | scales
-        case _:
-            return None
-
-
-def _number(number: str, bits: float) -> dict[str, Any]:
-    return {"num_bits": int(bits), "type": _NUMBERS.get(number, "int")}
 
 
 def write(export: Export) -> str:

@@ -58,7 +58,7 @@ def make_recipe(inputs: Inputs, tool: Tool, *, promote: bool = False) -> Recipe:
     groups = fused_groups(inputs.model)
     if not tool.fuses:
         groups = tuple(part for group in groups for part in _as_planned(group, inputs.plan))
-    choices, changes = _planned(inputs.plan, groups, promote=promote)
+    choices, changes = planned_choices(inputs.plan, groups, promote=promote)
     kv, kv_problem = _kv(inputs, bench)
     if promote:
         choices, more = promoted(bench, choices)
@@ -126,7 +126,7 @@ def _as_planned(group: FusedGroup, plan: Plan) -> tuple[FusedGroup, ...]:
     return tuple(replace(group, name=layer.role, layers=(layer,)) for layer in group.layers)
 
 
-def _planned(plan: Plan, groups: Sequence[FusedGroup], *, promote: bool) -> tuple[list[Choice], list[Promotion]]:
+def planned_choices(plan: Plan, groups: Sequence[FusedGroup], *, promote: bool) -> tuple[list[Choice], list[Promotion]]:
     """Return the planned choice of every fused group; one that the plan tears apart takes its widest part."""
     given: dict[GroupKey, GroupPlan] = {}
     for one in plan.groups:

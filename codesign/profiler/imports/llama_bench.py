@@ -1,5 +1,6 @@
 """llama-bench's JSON or JSON lines (`-o json`, `-o jsonl`): prompt processing and generation of one sequence.
 
+Given a GGUF model instead, llama-bench is run on it first, with one thread and with one per core.
 Fields as in ggml-org/llama.cpp, tools/llama-bench/README.md: samples_ns hold one time per repetition of the whole test.
 """
 
@@ -19,6 +20,8 @@ from codesign.profiler.imports.imported import (
     stated,
     text_of,
 )
+from codesign.profiler.libraries.llama_cpp import bench_json
+from codesign.profiler.processors import core_count
 from codesign.profiler.records import ServingCase
 from codesign.profiler.run_folder import Skipped
 
@@ -28,6 +31,7 @@ NOTES = (
     "flash_attn", "split_mode", "test_time", "model_filename",
 )  # fmt: skip
 _MODEL_TYPE = re.compile(r"(?P<model>.+?) (?P<format>(?:all )?(?:[BF]+\d+|I?Q\d\S*|TQ\d\S*|MXFP4)\b.*)")
+_GGUF = b"GGUF"  # what a model file begins with: ggml-org/ggml, docs/gguf.md
 _FLOATS = {"F16": "FP16", "F32": "FP32", "all F32": "FP32"}
 
 
@@ -43,13 +47,25 @@ def read(path: Path) -> Imported:
 
 
 def _tests(path: Path) -> list[Any]:
-    text = read_text(path, FILE_BYTES_MAX, "result of llama-bench")
+    text = _measured(path) if _is_model(path) else read_text(path, FILE_BYTES_MAX, "result of llama-bench")
     if text.lstrip().startswith("{"):
         return [parse_json(line, str(path), DEPTH_MAX) for line in text.splitlines() if line.strip()]
     tests = parse_json(text, str(path), DEPTH_MAX)
     if not isinstance(tests, list):
         raise InputError(f"{path}: no result of llama-bench: neither a list of tests nor one per line.")
     return tests
+
+
+def _is_model(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_GGUF)) == _GGUF
+    except OSError:
+        return False  # reading it as text says why
+
+
+def _measured(model: Path) -> str:
+    return bench_json(model, tuple(sorted({1, core_count()})))
 
 
 def _row(test: Any) -> ImportedRow:

@@ -1,0 +1,171 @@
+"""A model quantized block by block: what is rounded in one block is what the next one is calibrated with."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from codesign.errors import InputError
+from codesign.quantize.block_folds import NO_FOLDS, Folds, fold_block
+from codesign.quantize.block_inputs import LoadedBlock, group_inputs, head_inputs, layer_groups
+from codesign.quantize.layer_report import PartReport
+from codesign.quantize.methods import METHODS, Recipe, find_method
+from codesign.quantize.network import Batch, Network, input_rounding
+from codesign.quantize.result import OUTSIDE, Part, QuantizedLayer, ResultFolder, ResultSource
+from codesign.quantize.round_layers import Made, Stage, round_layers
+from codesign.quantize.source import WeightSource
+from codesign.schemes.scheme import Scheme
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_BATCH_TOKENS = 2048  # their activations stay in the caches of a CPU
+
+
+def carry_out(
+    network: Network,
+    schemes: Mapping[str, Scheme],
+    recipe: Recipe,
+    windows: "Tensor | None",
+    results: ResultFolder,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Iterator[PartReport]:
+    """Quantize the named layers into `results` and yield what each part came to; parts that are there are kept.
+
+    `windows` [count, length] are token ids of the calibration text. Layers that are not named stay as they are.
+    """
+    check(network.source, schemes, recipe, windows)
+    work = _Work(network, schemes, recipe, results)
+    walk = network.with_source(ResultSource(network.source, results))
+    batches = _entering(walk, windows)
+    for index in range(network.block_count):
+        if not results.has(index):
+            progress(walk.block_name(index))
+            yield _quantize_block(work, index, batches)
+        if batches:
+            progress(f"{walk.block_name(index)}: its outputs")
+            batches = _behind(walk, index, batches)
+    if not results.has(OUTSIDE):
+        progress("layers outside of blocks")
+        yield _quantize_outside(work, batches)
+
+
+def check(source: WeightSource, schemes: Mapping[str, Scheme], recipe: Recipe, windows: "Tensor | None") -> None:
+    """Refuse, before any work, layers that the model has not, and schemes that the method or missing text forbids."""
+    method = find_method(recipe.method)
+    names = {layer.name for layer in (*source.model.layers, source.model.embedding)}
+    for name, scheme in schemes.items():
+        if name not in names:
+            raise InputError(f"{source.model.name} has no layer {name}: the plan is of another model; plan again.")
+        why = method.refusal(scheme) if scheme.quantized and scheme.family != "gguf" else None
+        if why:
+            raise InputError(f"{name}: {why}")
+    static = next((scheme for scheme in schemes.values() if scheme.activations.static), None)
+    if windows is None and (method.needs_text or static):
+        what = f"{static} has activations with fixed scales and" if static else f"{recipe.method}"
+        raise InputError(f"{what} needs calibration text: give --text FILE or --self-generated.")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Work:
+    """What is done to every part."""
+
+    network: Network
+    schemes: Mapping[str, Scheme]
+    recipe: Recipe
+    results: ResultFolder
+
+    @property
+    def source(self) -> WeightSource:
+        """Return the weights as they were."""
+        return self.network.source
+
+    @property
+    def with_hessian(self) -> bool:
+        """Return whether the method needs X^T X."""
+        return METHODS[self.recipe.method].needs_hessian
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Outcome:
+    """The layers of a part, and its other tensors that are new."""
+
+    block_index: int | None
+    name: str
+    made: Sequence[Made]
+    tensors: Mapping[str, "Tensor"] = field(default_factory=dict)
+
+
+def _entering(network: Network, windows: "Tensor | None") -> list[Batch]:
+    import torch
+
+    if windows is None:
+        return []
+    with torch.inference_mode():
+        return [network.start(ids) for ids in windows.split(max(_BATCH_TOKENS // windows.shape[1], 1))]
+
+
+def _behind(network: Network, index: int, batches: Sequence[Batch]) -> list[Batch]:
+    """Return the text behind a finished block, read back from disk: a run that was stopped goes on the same way."""
+    import torch
+
+    with network.block(index) as module, torch.inference_mode():
+        return [network.step(index, module, batch) for batch in batches]
+
+
+def _quantize_block(work: _Work, index: int, batches: Sequence[Batch]) -> PartReport:
+    """Fold, then round group by group: each group's inputs come from the groups before it, as they were rounded."""
+    begun_s = time.perf_counter()
+    groups = layer_groups(work.source.model.blocks[index].layers, work.schemes, work.source)
+    name = work.network.block_name(index)
+    if not batches or not groups:
+        made = [one for group in groups for one in round_layers(work.source, group, work.recipe, Stage())]
+        return _keep(work, _Outcome(index, name, made), begun_s)
+    method = METHODS[work.recipe.method]
+    with work.network.block(index) as module, ExitStack() as hooks:
+        block = LoadedBlock(work.network, index, module, batches)
+        folds = fold_block(block, groups, method.fold, linear=method.fold_linear) if method.fold else NO_FOLDS
+        made = []
+        for group in groups:
+            (inputs,) = group_inputs(block, [group], with_hessian=work.with_hessian, stop=True)
+            here = round_layers(work.source, group, work.recipe, Stage(inputs, block, folds))
+            for one in here:
+                _put_in_place(block, one.layer, hooks)
+            made += here
+        return _keep(work, _Outcome(index, name, made, _new_tensors(work, block, folds, made)), begun_s)
+
+
+def _put_in_place(block: LoadedBlock, layer: QuantizedLayer, hooks: ExitStack) -> None:
+    """Let the block run with the rounded weights and inputs of a layer."""
+    block.assign({layer.name + ".weight": layer.weight.dequantize()})
+    if layer.inputs is not None:
+        hooks.callback(block.layer(layer.name).register_forward_pre_hook(input_rounding(layer.inputs)).remove)
+
+
+def _new_tensors(work: _Work, block: LoadedBlock, folds: Folds, made: Sequence[Made]) -> dict[str, "Tensor"]:
+    """Return the parameters that folding changed and that are not quantized, in the type that they are stored in."""
+    left = folds.parameters - {one.layer.name + ".weight" for one in made}
+    return {name: block.value(name).to(work.source.tensor(name).dtype) for name in sorted(left)}
+
+
+def _quantize_outside(work: _Work, batches: Sequence[Batch]) -> PartReport:
+    """Round the layers outside of blocks: a tied head as one of its own, or with the embedding, as it is named."""
+    begun_s = time.perf_counter()
+    model, made = work.source.model, []
+    for layer in (model.embedding, *model.outside_layers, model.head):
+        for group in layer_groups([layer], work.schemes, work.source):
+            multiplied = layer == model.head or (layer == model.embedding and model.tied_embedding)
+            inputs = None
+            if batches and multiplied:
+                inputs = head_inputs(work.network, batches, with_hessian=work.with_hessian)
+            recipe = work.recipe if inputs is not None else replace(work.recipe, method="rtn")
+            made += round_layers(work.source, group, recipe, Stage(inputs))
+    return _keep(work, _Outcome(OUTSIDE, "outside", made), begun_s)
+
+
+def _keep(work: _Work, outcome: _Outcome, begun_s: float) -> PartReport:
+    layers = tuple(one.layer for one in outcome.made)
+    work.results.write(Part(outcome.block_index, layers, outcome.tensors))
+    reports = tuple(one.report for one in outcome.made)
+    return PartReport(outcome.block_index, outcome.name, reports, time.perf_counter() - begun_s)
