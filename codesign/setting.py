@@ -14,6 +14,7 @@ class Setting:
     quantization method of the quality prior; `anchor` is one measured loss that narrows it, as SCHEME:METHOD=NATS;
     `quality_file` replaces the prior by measured losses; `sheet_files` go before the shipped kernel sheets. Routed
     experts are divided over `expert_parallel` of the `gpu_count` devices, and each expert's matrices over the rest.
+    With a `text` file, plans near the best are measured on it with the `weights` at that path.
     `engine` is what issues the kernels, a class or name of `cost/engine.py`; `thread_count` the threads of a CPU.
     """
 
@@ -33,6 +34,8 @@ class Setting:
     sheet_files: tuple[str, ...] = ()
     engine: str = ""
     thread_count: int | None = None
+    text: str = ""
+    weights: str = ""
 
 
 DEFAULT_SETTING = Setting()

@@ -70,7 +70,7 @@ def build(kernel: str, target: Target, folder: Path) -> Path:
         objects.append(str(folder / f"{variant}.o"))
         define = [f"-DCODESIGN_VARIANT={variant}", f"-DCODESIGN_VARIANT_{variant}", *variant_flags(variant)]
         _run([*common, *define, "-c", str(KERNELS / kernel / "variant.cpp"), "-o", objects[-1]])
-    sources = [KERNELS / "common" / f"{name}.cpp" for name in ("cpu", "pool")]
+    sources = [KERNELS / "common" / f"{name}.cpp" for name in ("cpu", "pool", "weight_only")]
     sources += [KERNELS / kernel / f"{name}.cpp" for name in ("cpu", "cases")]
     program = folder / kernel
     _run([*common, *has, *map(str, sources), *objects, "-pthread", "-o", str(program)])

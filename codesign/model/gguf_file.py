@@ -113,7 +113,7 @@ def _read_part(path: Path, name: str) -> GgufFile:
         if rows and data_start > cursor.byte_count:
             cursor.refuse(f"the data of the tensors begin at byte {data_start}, beyond the end of the file.")
         byte_counts = _byte_counts(cursor, rows, alignment, cursor.byte_count - data_start)
-        return GgufFile(metadata, _stored(rows, byte_counts, name), cursor.byte_count)
+        return GgufFile(metadata, _stored(rows, byte_counts, name, data_start), cursor.byte_count)
 
 
 def _read_counts(cursor: Cursor) -> tuple[int, int]:
@@ -226,10 +226,10 @@ def _byte_count(row: _Row) -> int:
     return values // ggml_type.block_values * ggml_type.block_bytes
 
 
-def _stored(rows: list[_Row], byte_counts: list[int], file: str) -> tuple[StoredTensor, ...]:
+def _stored(rows: list[_Row], byte_counts: list[int], file: str, data_start: int) -> tuple[StoredTensor, ...]:
     types = {row.type_number: f"type {row.type_number}" for row in rows}
     types |= {number: ggml_type.name for number, ggml_type in GGML_TYPES.items()}
     return tuple(
-        StoredTensor(row.name, types[row.type_number], row.shape, byte_count, file)
+        StoredTensor(row.name, types[row.type_number], row.shape, byte_count, file, data_start + row.offset)
         for row, byte_count in zip(rows, byte_counts, strict=True)
     )

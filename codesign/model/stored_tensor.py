@@ -8,7 +8,8 @@ class StoredTensor:
     """A tensor as its file stores it.
 
     `dtype` is the format's own name, such as "BF16" or "Q4_K"; a ggml type without a name here is "type 99", and its
-    byte count then includes the padding. `shape` has the rows first. `file` is the plain name of the file.
+    byte count then includes the padding. `shape` has the rows first. `file` is the plain name of the file, `offset`
+    the byte of a GGUF file at which the data begin.
     """
 
     name: str
@@ -16,3 +17,4 @@ class StoredTensor:
     shape: tuple[int, ...]
     byte_count: int
     file: str
+    offset: int | None = None

@@ -1,15 +1,21 @@
 """Weights of a GGUF file, dequantized one by one. transformers says which tensor is which and undoes reorderings."""
 
-from functools import cached_property
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codesign.checkpoint.checkpoint import read_checkpoint
 from codesign.errors import InputError
 from codesign.model.gguf_file import read_gguf
+from codesign.model.stored_tensor import StoredTensor
+from codesign.model.weight_paths import sibling
 from codesign.quantize.source import LayerInputs, config_of, tokenizer_of, transformers
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from torch import Tensor
 
 
@@ -19,7 +25,7 @@ class GgufSource:
     def __init__(self, path: Path) -> None:
         checkpoint = read_checkpoint(str(path))
         self.path = path
-        self._types = {tensor.name: tensor.dtype for tensor in read_gguf(path).tensors}
+        self._tensors = {tensor.name: tensor for tensor in read_gguf(path).tensors}
         self.model = checkpoint.model
         self.kv = ""
         quantized = checkpoint.quantized_words
@@ -42,10 +48,10 @@ class GgufSource:
         """Return a parameter in float32."""
         import numpy as np
         import torch
-        from gguf import dequantize
+        from gguf import GGMLQuantizationType, dequantize
 
-        stored = self._stored[self._names[name]]
-        values = dequantize(stored.data, stored.tensor_type)
+        stored = self._tensors[self._names[name]]
+        values = dequantize(self._rows(stored), GGMLQuantizationType[stored.dtype])
         made = self._processor.process(
             weights=values, name=stored.name, tensor_key_mapping=self._map, parsed_parameters={"tensors": {}}
         )
@@ -61,11 +67,14 @@ class GgufSource:
         """Return the tokenizer in the file."""
         return tokenizer_of(self.path.parent, gguf_file=self.path.name)
 
-    @cached_property
-    def _stored(self) -> dict[str, Any]:
-        from gguf import GGUFReader
+    def _rows(self, stored: StoredTensor) -> "npt.NDArray[np.uint8]":
+        """Return the bytes of a tensor by row, mapped from its file."""
+        import numpy as np
 
-        return {tensor.name: tensor for tensor in GGUFReader(self.path).tensors}
+        file = self.path if stored.file == self.path.name else sibling(self.path, stored.file)
+        assert stored.offset is not None
+        data = np.memmap(file, np.uint8, "r", stored.offset, (stored.byte_count,))
+        return data.reshape(*stored.shape[:-1], -1)
 
     @cached_property
     def _processor(self) -> Any:
@@ -82,9 +91,23 @@ class GgufSource:
 
         with torch.device("meta"):
             empty = transformers().AutoModelForCausalLM.from_config(self.config, trust_remote_code=False)
-        found: dict[str, str] = get_gguf_hf_weights_map(empty, self._processor)
+        with _remembered_name_maps():
+            found: dict[str, str] = get_gguf_hf_weights_map(empty, self._processor)
         return found
 
     @cached_property
     def _names(self) -> dict[str, str]:
-        return {theirs: name for name, theirs in self._map.items() if name in self._types}
+        return {theirs: name for name, theirs in self._map.items() if name in self._tensors}
+
+
+@contextmanager
+def _remembered_name_maps() -> Iterator[None]:
+    """Let transformers, which asks for the same table of names for every module, get it made once."""
+    import gguf
+
+    made = gguf.get_tensor_name_map
+    gguf.get_tensor_name_map = cache(made)
+    try:
+        yield
+    finally:
+        gguf.get_tensor_name_map = made

@@ -48,7 +48,7 @@ class Network:
                 "plan it with the published prior (codesign plan)."
             )
         self.source, self.device = source, device
-        self.transformer = empty_transformer(copy.deepcopy(source.config))  # networks of a source differ in attention
+        self.transformer = empty_transformer(source.config)
         self._name, self._blocks = _block_list(self.transformer, len(source.model.blocks))
         self._fill(self.transformer, "", skip=self._name + ".")
         self.transformer.tie_weights()
@@ -181,7 +181,7 @@ def empty_transformer(config: Any) -> Any:
 
     with torch.device("meta"):
         transformer: Any = transformers().AutoModelForCausalLM.from_config(
-            config, dtype=torch.float32, trust_remote_code=False
+            copy.deepcopy(config), dtype=torch.float32, trust_remote_code=False
         )
     for module in transformer.modules():
         if any(buffer.is_meta for buffer in module.buffers(recurse=False)):

@@ -14,10 +14,10 @@ import yaml
 from planned import DECOYS, inputs_of, module_names, planned, shuffled
 from recipe_text import commands, modelopt_config
 
-from codesign.plan.recipes.llm_compressor import activation_arguments, weight_arguments
 from codesign.plan.recipes.make import make_recipe
 from codesign.plan.recipes.registry import find_tool
 from codesign.schemes.catalog import parse_scheme
+from codesign.schemes.compressed_arguments import activation_arguments, weight_arguments
 from codesign.schemes.scheme import PerGroup
 
 MODELS = ("llama-3.1-8b", "qwen3-32b", "deepseek-v2-lite", "phi-4", "gemma-3-4b")
@@ -200,10 +200,10 @@ def test_torchao_matches_exactly_the_plan(model):
 
 def test_every_config_of_torchao_is_one_that_it_reads():
     config_from_dict = needed("torchao.core.config", "torchao").config_from_dict
-    from codesign.plan.recipes.torchao import config
     from codesign.schemes.catalog import SCHEMES
+    from codesign.schemes.torchao_arguments import torchao_config
 
-    written = [found for scheme in SCHEMES.values() if (found := config(scheme))]
+    written = [found for scheme in SCHEMES.values() if (found := torchao_config(scheme))]
     assert len(written) > 10
     assert all(type(config_from_dict(one)).__name__ == one["_type"] for one in written)
 

@@ -6,7 +6,7 @@ import pytest
 
 from codesign import native
 from codesign.codec import to_plain
-from codesign.profiler import child, flush
+from codesign.profiler import flush
 from codesign.profiler.candidates import flush_bytes
 from codesign.profiler.child import ChildSpec, Session, caller_on_first
 from codesign.profiler.kernel import AttentionCase, GemmCase
@@ -121,8 +121,3 @@ def test_memory_that_is_not_to_be_had_is_a_row_out_of_memory(monkeypatch):
         pytest.skip(native.absence())
     with pytest.raises(MemoryError):
         flush.make_flush.__wrapped__(2**60, 1)
-
-
-def test_a_gpu_that_nvml_does_not_show_is_none(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "99")
-    assert child._gpu() is None

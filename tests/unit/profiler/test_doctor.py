@@ -13,8 +13,9 @@ from codesign.errors import InputError
 from codesign.profiler import discover, doctor
 from codesign.profiler.doctor import Diagnosis, examine
 from codesign.profiler.kernel import LibraryState
-from codesign.profiler.reading import absent
-from codesign.profiler.telemetry import Telemetry, open_telemetry
+from codesign.profiler.nvml import open_devices
+from codesign.profiler.reading import Reading, absent
+from codesign.profiler.telemetry_lines import Telemetry
 
 NO_GPU = Telemetry(
     absent("NVML: library not found; fix: install it"), absent("NVML: library not found; fix: install it")
@@ -72,16 +73,20 @@ def test_own_kernels_that_are_not_built_say_how_to_get_them(monkeypatch):
     assert (found.value, found.fix) == (None, "install a C++17 compiler")
 
 
+def seen_by(fake: FakeNvml) -> Telemetry:
+    return open_devices(lambda _: None, Reading(fake)).telemetry()
+
+
 def test_gpus_are_told_with_what_they_lack():
     fake = FakeNvml({"nvmlDeviceGetTotalEnergyConsumption": FakeNvmlError(4)})
-    found = by_name(examine(telemetry=open_telemetry(lambda _: None, fake)))
+    found = by_name(examine(telemetry=seen_by(fake)))
     assert found["0: name"].value == "NVIDIA Test GPU"
     assert found["1: SM clock"].is_here
     assert found["1: energy counter"].fix == "run as root or ask the administrator to allow it"
 
 
 def test_a_driver_without_devices_is_told_apart():
-    found = by_name(examine(telemetry=open_telemetry(lambda _: None, FakeNvml(answers={"nvmlDeviceGetCount": 0}))))
+    found = by_name(examine(telemetry=seen_by(FakeNvml(answers={"nvmlDeviceGetCount": 0}))))
     assert found["NVIDIA driver"].is_here
     assert found["devices"].why == "NVML shows no GPU"
 

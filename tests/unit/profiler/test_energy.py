@@ -15,9 +15,7 @@ REST = Reading(80.0)
 
 def ticking(clock: FakeClock, watt: float, tick_s: float, phase_s: float = 0.0) -> EnergySource:
     """Return a device of constant power whose counter moves every tick."""
-    return EnergySource(
-        "gpu 0", lambda: Reading(1e6 + watt * tick_s * ((clock.time_s - phase_s) // tick_s)), lambda: Reading(watt)
-    )
+    return EnergySource("RAPL", lambda: Reading(1e6 + watt * tick_s * ((clock.time_s - phase_s) // tick_s)))
 
 
 def calls_of(clock: FakeClock, call_s: float) -> Callable[[], None]:
@@ -49,18 +47,9 @@ def test_a_short_window_is_refused_with_the_needed_duration():
         measure_energy(calls_of(clock, 1e-3), ticking(clock, 300.0, 0.1), clock, REST, window_s=0.05)
 
 
-def test_without_a_counter_power_is_integrated_and_labelled():
-    clock = FakeClock()
-    source = EnergySource("gpu 0", lambda: UNSUPPORTED, lambda: Reading(100.0 + 10.0 * (clock.time_s - 100.0)))
-    energy = measure_energy(calls_of(clock, 0.01), source, clock, REST).value
-    assert energy.method == "integrated_power"
-    assert energy.gross_joule == pytest.approx(5.0 * 125.0, rel=0.01)
-    assert energy.call_count == pytest.approx(500, abs=1)
-
-
-def test_without_counter_and_power_energy_is_absent_with_the_reason():
+def test_without_a_counter_energy_is_absent_with_the_reason():
     clock, calls = FakeClock(), []
-    energy = measure_energy(lambda: calls.append(0), EnergySource("gpu 0", lambda: UNSUPPORTED), clock, REST)
+    energy = measure_energy(lambda: calls.append(0), EnergySource("RAPL", lambda: UNSUPPORTED), clock, REST)
     assert energy == UNSUPPORTED
     assert not calls
 
@@ -71,7 +60,7 @@ def test_without_counter_and_power_energy_is_absent_with_the_reason():
 )
 def test_a_counter_that_cannot_be_right_gives_no_energy(counter, reason):
     clock = FakeClock()
-    source = EnergySource("gpu 0", lambda: Reading(counter(clock.time_s)), lambda: Reading(100.0))
+    source = EnergySource("RAPL", lambda: Reading(counter(clock.time_s)))
     energy = measure_energy(calls_of(clock, 0.01), source, clock, REST)
     assert energy.value is None
     assert reason in energy.why
@@ -80,26 +69,15 @@ def test_a_counter_that_cannot_be_right_gives_no_energy(counter, reason):
 @pytest.mark.parametrize("lost_at_s", [100.0, 100.05, 103.0, 105.4])
 def test_a_counter_that_is_lost_on_the_way_gives_its_reason(lost_at_s):
     clock = FakeClock()
-    source = EnergySource(
-        "gpu 0",
-        lambda: absent("lost") if clock.time_s >= lost_at_s else Reading(clock.time_s // 0.5),
-        lambda: UNSUPPORTED,
-    )
+    source = EnergySource("RAPL", lambda: absent("lost") if clock.time_s >= lost_at_s else Reading(clock.time_s // 0.5))
     assert measure_energy(calls_of(clock, 0.001), source, clock, REST) == absent("lost")
     assert clock.time_s == pytest.approx(lost_at_s if lost_at_s != 103.0 else 105.25, abs=0.01)
-
-
-def test_power_that_is_lost_on_the_way_gives_its_reason():
-    clock = FakeClock()
-    power = lambda: absent("lost") if clock.time_s > 102 else Reading(100.0)  # noqa: E731
-    source = EnergySource("gpu 0", lambda: UNSUPPORTED, power)
-    assert measure_energy(calls_of(clock, 0.01), source, clock, REST) == absent("lost")
 
 
 def test_power_at_rest_is_measured_the_same_way():
     clock = FakeClock()
     assert idle_watt(ticking(clock, 75.0, 0.1), clock, clock.pass_s).value == pytest.approx(75.0, rel=0.01)
-    assert idle_watt(EnergySource("gpu 0", lambda: UNSUPPORTED), clock, clock.pass_s) == UNSUPPORTED
+    assert idle_watt(EnergySource("RAPL", lambda: UNSUPPORTED), clock, clock.pass_s) == UNSUPPORTED
 
 
 def test_net_energy_needs_the_power_at_rest():

@@ -13,9 +13,10 @@ from fake_nvml import ANSWERS, FakeNvml
 
 from codesign.profiler import software
 from codesign.profiler.environment import PRIVATE, capture_environment, env_block, scrub
+from codesign.profiler.nvml import open_devices
 from codesign.profiler.reading import Reading, absent, plain_reading
 from codesign.profiler.system import CPU, SYSTEM, cpu_quota, kernel_flags
-from codesign.profiler.telemetry import Telemetry, open_telemetry
+from codesign.profiler.telemetry_lines import Telemetry
 
 NO_GPU = Telemetry(absent("no driver"), absent("no driver"))
 
@@ -53,7 +54,8 @@ def test_the_block_of_this_machine_is_strict_json():
 
 
 def test_gpus_are_in_the_block_with_a_hashed_id():
-    block = env_block(capture_environment(open_telemetry(lambda _: None, FakeNvml())), shareable=False)
+    seen = open_devices(lambda _: None, Reading(FakeNvml())).telemetry()
+    block = env_block(capture_environment(seen), shareable=False)
     assert block["gpu_driver"] == "580.65.06"
     assert [one["name"] for one in block["gpus"]] == ["NVIDIA Test GPU"] * 2
     assert ANSWERS["nvmlDeviceGetUUID"].decode() not in json.dumps(block)

@@ -4,11 +4,13 @@ import os
 from pathlib import Path
 
 import pytest
-from fake_nvml import ANSWERS, FakeNvml, FakeNvmlError
+from fake_nvml import ANSWERS, FakeNvml, FakeNvmlError, first_device
 
-from codesign.profiler.gpu_states import GpuRound, GpuSnapshot, chosen_gpu, snapshot, with_gpu
+from codesign.profiler.gpu_states import GpuRound, GpuSnapshot, chosen_gpu, round_of, snapshot, with_gpu
+from codesign.profiler.nvml import STATE_FIELDS, open_devices
+from codesign.profiler.reading import Reading
 from codesign.profiler.statistics import summarize
-from codesign.profiler.telemetry import STATE_FIELDS, Gpu, open_telemetry
+from codesign.profiler.telemetry_lines import GpuState, Telemetry
 from codesign.profiler.timing import StopReason
 from codesign.profiler.verdict import Ceilings, Conditions, judge
 
@@ -17,12 +19,12 @@ CEILINGS = Ceilings(1.0, 1.0)
 UUID = ANSWERS["nvmlDeviceGetUUID"].decode()
 
 
-def quiet(_text: str) -> None:
-    pass
+def told(fake: FakeNvml) -> Telemetry:
+    return open_devices(lambda _: None, Reading(fake)).telemetry()
 
 
-def gpu(**answers: object) -> Gpu:
-    return open_telemetry(quiet, FakeNvml(answers=answers)).gpus.value[0]
+def state(**answers: object) -> GpuState:
+    return first_device(FakeNvml(answers=answers)).state()
 
 
 def processes(root: Path, **parents: int) -> Path:
@@ -34,28 +36,54 @@ def processes(root: Path, **parents: int) -> Path:
 
 @pytest.mark.parametrize(("visible", "index"), [(None, 0), ("0", 0), ("1,0", 1), (UUID, 0)])
 def test_the_first_visible_device_is_the_one(visible, index):
-    assert chosen_gpu(open_telemetry(quiet, FakeNvml()), visible).value.index == index
+    assert chosen_gpu(told(FakeNvml()), visible).value.index == index
 
 
 @pytest.mark.parametrize("visible", ["", "7", "MIG-0a1b2c3d", "GPU-ffffffff-1111-2222-3333-444455556666"])
 def test_a_device_that_nvml_does_not_show_is_absent_with_a_reason(visible):
-    assert "names none of the devices" in chosen_gpu(open_telemetry(quiet, FakeNvml()), visible).why
-    none = open_telemetry(quiet, FakeNvml({"nvmlInit": FakeNvmlError(12)}))
+    assert "names none of the devices" in chosen_gpu(told(FakeNvml()), visible).why
+    none = told(FakeNvml({"nvmlInit": FakeNvmlError(12)}))
     assert chosen_gpu(none, visible).value is None
 
 
 def test_a_moment_is_kept_in_si_units_and_absent_fields_are_none(tmp_path):
-    folder = processes(tmp_path, p77=os.getppid(), p78=1)
-    seen = snapshot(gpu(), folder)
+    folder = processes(tmp_path, p77=os.getpid(), p78=1)
+    seen = snapshot(state(), folder)
     assert (seen.sm_clock_hz, seen.power_watt, seen.temperature_celsius) == (1.755e9, 350.0, 61.0)
     assert (seen.events, seen.other_processes) == (("sw_power_cap", "hw_thermal_slowdown", "event_0x800"), 1)
     failing = FakeNvml({field.function: FakeNvmlError(3) for field in STATE_FIELDS.values()})
-    bare = snapshot(open_telemetry(quiet, failing).gpus.value[0], folder)
+    bare = snapshot(first_device(failing).state(), folder)
     assert (bare.sm_clock_hz, bare.events, bare.other_processes) == (None, (), None)
 
 
 def test_processes_whose_numbers_are_those_of_another_container_are_not_counted(tmp_path):
-    assert snapshot(gpu(), processes(tmp_path, p77=os.getppid())).other_processes is None
+    assert snapshot(state(), processes(tmp_path, p77=os.getpid())).other_processes is None
+
+
+def at_clock(clock_mhz: int, events: int = 0) -> GpuState:
+    return state(nvmlDeviceGetClockInfo=clock_mhz, nvmlDeviceGetCurrentClocksEventReasons=events)
+
+
+def test_a_round_is_what_was_read_before_in_and_after_it():
+    clocks = ((0.0, 200), (0.9, 300), (1.1, 1000), (1.5, 1600), (2.1, 500), (3.0, 100))
+    seen = [(at_s, at_clock(mhz, 0x40 if at_s == 1.5 else 0)) for at_s, mhz in clocks]
+    found = round_of(seen, 1.0, 2.0)
+    assert (found.before.sm_clock_hz, found.after.sm_clock_hz) == (3e8, 5e8)
+    assert (found.mean_sm_clock_hz, found.mean_power_watt, found.state_count) == (1.3e9, 350.0, 2)
+    assert found.events == ("hw_thermal_slowdown",)
+    conditions = with_gpu(Conditions(), (found,), 2e9)
+    assert (conditions.clock_fraction, conditions.gpu_events) == (0.65, ("hw_thermal_slowdown",))
+
+
+def test_a_round_too_short_to_be_seen_is_what_lies_around_it():
+    seen = [(0.0, at_clock(300)), (1.0, at_clock(900))]
+    found = round_of(seen, 0.4, 0.5)
+    assert (found.mean_sm_clock_hz, found.state_count) == (None, 0)
+    assert with_gpu(Conditions(), (found,), 1e9).clock_fraction == 0.9
+    assert round_of([], 0.4, 0.5) is None
+    assert round_of(seen, 2.0, 3.0) is None
+    ending = round_of(seen, 0.4, 3.0)
+    assert (ending.before.sm_clock_hz, ending.mean_sm_clock_hz, ending.after.sm_clock_hz) == (3e8, 9e8, 9e8)
 
 
 def rounds(clock_hz: float, *events: str) -> tuple[GpuRound, ...]:

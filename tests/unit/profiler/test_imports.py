@@ -117,6 +117,33 @@ def test_llama_bench_prompt_and_lines_and_what_cannot_be_kept(tmp_path):
     assert [skipped.what for skipped in run.head.skipped] == ["test 2", "test 3", "test 4"]
 
 
+def test_a_model_is_measured_by_llama_bench_first(tmp_path, monkeypatch):
+    (tmp_path / "m.gguf").write_bytes(b"GGUF and so on")
+    (tmp_path / "answer.json").write_text(json.dumps([LLAMA]))
+    program = tmp_path / "llama-bench"
+    program.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/words\ncat {tmp_path}/answer.json\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("CODESIGN_LLAMA_CPP", str(tmp_path))
+    run = import_run(tmp_path / "m.gguf", "llama-bench", "epyc-9654", tmp_path / "run")
+    assert (run.head.settings["imported"], len(run.measurements)) == ("m.gguf", 1)
+    words = (tmp_path / "words").read_text().split()
+    assert words[:2] == ["-m", str(tmp_path / "m.gguf")]
+    assert words[-2:] == ["-o", "json"]
+    assert words[words.index("-t") + 1].startswith("1")
+
+
+def test_a_model_is_refused_without_llama_bench_or_with_its_last_word(tmp_path, monkeypatch):
+    (tmp_path / "m.gguf").write_bytes(b"GGUF and so on")
+    monkeypatch.setenv("PATH", "/bin:/usr/bin")
+    monkeypatch.setenv("CODESIGN_LLAMA_CPP", str(tmp_path))
+    with pytest.raises(InputError, match="or import its results"):
+        import_run(tmp_path / "m.gguf", "llama-bench", "epyc-9654", tmp_path / "run")
+    (tmp_path / "llama-bench").write_text("#!/bin/sh\necho no such architecture >&2\nexit 4\n")
+    (tmp_path / "llama-bench").chmod(0o755)
+    with pytest.raises(InputError, match="ended with 4: no such architecture"):
+        import_run(tmp_path / "m.gguf", "llama-bench", "epyc-9654", tmp_path / "run")
+
+
 def test_a_mix_of_formats_keeps_its_name(tmp_path):
     (one,) = run_of(tmp_path, [{**LLAMA, "model_type": "llama 8B Q4_K - Medium"}], "llama-bench").measurements
     assert (one.case.model, one.case.scheme) == ("llama 8B", "Q4_K - Medium")

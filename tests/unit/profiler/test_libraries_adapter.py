@@ -195,6 +195,18 @@ def test_llama_cpp_is_what_is_on_the_path(tmp_path, monkeypatch):
     assert "llama-bench -o json" in state.reason
 
 
+def test_llama_cpp_is_found_in_a_named_folder_first(tmp_path, monkeypatch):
+    (tmp_path / "named").mkdir()
+    fake_program(tmp_path / "named", "echo 'version: 2 (named)'")
+    fake_program(tmp_path, "echo 'version: 1 (path)'")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    assert llama_cpp.state().version == "1 (path)"
+    monkeypatch.setenv(llama_cpp.FOLDER, str(tmp_path / "named"))
+    assert llama_cpp.state().version == "2 (named)"
+    monkeypatch.setenv(llama_cpp.FOLDER, str(tmp_path / "empty"))
+    assert llama_cpp.state().version == "1 (path)"
+
+
 def test_a_llama_cpp_that_does_not_run_is_absent(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     fake_program(tmp_path, "exit 3")

@@ -1,166 +1,161 @@
-import subprocess
-import sys
-import types
-from types import SimpleNamespace
+"""The process that asks NVML and the thread that reads it, when all is well."""
+
+import os
+import time
 
 import pytest
-from fake_nvml import ANSWERS, FakeNvml, FakeNvmlError
 
-from codesign.profiler.ranges import NOTHING, Ranges
-from codesign.profiler.telemetry import IDENTITY_FIELDS, event_names, hashed, load_bindings, open_telemetry
+from codesign.errors import InputError
+from codesign.profiler import telemetry
+from codesign.profiler.nvml import open_devices
+from codesign.profiler.reading import Reading, absent
+from codesign.profiler.telemetry import Sampler, read_telemetry
+from codesign.profiler.telemetry_lines import Moment, Remark, Telemetry, message_line, read_message
+from tests.child_nvml import MODULE, WATT
+from tests.fake_nvml import FakeNvml, FakeNvmlError
 
 
 def no_warning(text: str) -> None:
     raise AssertionError(text)
 
 
-def test_a_gpu_says_what_it_is_in_si_units():
-    seen = open_telemetry(no_warning, FakeNvml())
-    assert seen.driver.value == "580.65.06"
-    assert [gpu.index for gpu in seen.gpus.value] == [0, 1]
-    identity = seen.gpus.value[0].identity()
-    assert set(identity) == set(IDENTITY_FIELDS)
-    assert identity["name"].value == "NVIDIA Test GPU"
-    assert identity["memory_bytes"].value == 80 * 2**30
-    assert identity["max_sm_clock_hz"].value == 1.98e9
-    assert identity["power_limit_watt"].value == 700.0
-    assert identity["power_limit_range_watt"].value == [200.0, 700.0]
-    assert (identity["ecc"].value, identity["mig"].value, identity["persistence"].value) == (True, False, True)
+def message(fake: FakeNvml) -> Telemetry:
+    return open_devices(lambda _: None, Reading(fake)).telemetry()
 
 
-def test_a_gpu_says_what_it_does_in_si_units():
-    state = open_telemetry(no_warning, FakeNvml()).gpus.value[0].state()
-    assert state.sm_clock_hz.value == 1.755e9
-    assert state.power_watt.value == 350.0
-    assert state.energy_joule.value == pytest.approx(123_456.789)
-    assert state.temperature_celsius.value == 61.0
-    assert state.used_bytes.value == 2**30
-    assert state.process_ids.value == (77, 78)
-    assert state.events.value == ("sw_power_cap", "hw_thermal_slowdown", "event_0x800")
+def moment(fake: FakeNvml) -> Moment:
+    return open_devices(lambda _: None, Reading(fake)).moment(12.5)
 
 
-def test_the_raw_id_of_a_gpu_is_never_told():
-    raw = ANSWERS["nvmlDeviceGetUUID"].decode()
-    identity = open_telemetry(no_warning, FakeNvml()).gpus.value[0].identity()
-    assert identity["uuid_hash"].value == hashed(raw)
-    assert raw not in repr(identity)
-    assert hashed(raw) != hashed(raw[:-1] + "7")
+LACKING = {"nvmlDeviceGetPowerUsage": FakeNvmlError(3), "nvmlDeviceGetVbiosVersion": FakeNvmlError(4)}
+LOST = {"nvmlDeviceGetHandleByIndex": FakeNvmlError(15)}
 
 
-@pytest.mark.parametrize(("mask", "names"), [(0, ()), (1, ("gpu_idle",)), (0x88, ("hw_slowdown", "hw_power_brake"))])
-def test_event_masks_become_names(mask, names):
-    assert event_names(mask) == names
+@pytest.mark.parametrize(
+    "given",
+    [
+        message(FakeNvml()),
+        message(FakeNvml(LACKING)),
+        message(FakeNvml(LOST)),
+        message(FakeNvml({"nvmlInit": FakeNvmlError(12)})),
+        moment(FakeNvml()),
+        moment(FakeNvml(LACKING)),
+        Moment(1.0, {}, {0: "NVML: GPU is lost"}),
+        Remark("GPU telemetry is incomplete."),
+    ],
+    ids=lambda one: type(one).__name__,
+)
+def test_what_is_said_comes_back_as_it_was(given):
+    line = message_line(given)
+    assert line.count(b"\n") == 1
+    back = read_message(line)
+    assert message_line(back) == line
+    assert type(back) is type(given)
+    if isinstance(given, Moment):
+        assert back == given
 
 
-def test_drivers_with_the_old_name_of_events_are_understood():
-    fake = FakeNvml({"nvmlDeviceGetCurrentClocksEventReasons": FakeNvmlError(13)})
-    fake.nvmlDeviceGetCurrentClocksThrottleReasons = lambda handle: 0x4
-    assert open_telemetry(no_warning, fake).gpus.value[0].state().events.value == ("sw_power_cap",)
+MOMENT = message_line(moment(FakeNvml())).rstrip()
 
 
-def test_what_is_not_supported_is_asked_once_per_gpu_and_warned_of_once():
-    warnings = []
-    fake = FakeNvml({"nvmlDeviceGetTotalEnergyConsumption": FakeNvmlError(3)})
-    gpus = open_telemetry(warnings.append, fake).gpus.value
-    readings = [gpu.energy_joule() for gpu in (*gpus, *gpus, *gpus)]
-    assert {one.value for one in readings} == {None}
-    assert readings[0].why.startswith("NVML: not supported (nvmlDeviceGetTotalEnergyConsumption); fix: ")
-    assert fake.calls["nvmlDeviceGetTotalEnergyConsumption"] == 2
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"Segmentation fault",
+        b"[]",
+        b"7",
+        b"null",
+        b'{"kind": "Moment"}',
+        b'{"kind": ["Moment"]}',
+        b'{"kind": "Other", "text": "x"}',
+        b'{"kind": "Remark", "text": 7}',
+        b'{"kind": "Telemetry", "driver": 7, "gpus": {"value": null}, "lost": {}}',
+        b'{"kind": "Telemetry", "driver": {"value": "1"}, "gpus": {"value": 7}, "lost": {}}',
+        b"[" * 100_000,
+        MOMENT[:-1],
+        MOMENT.replace(b"12.5", b"NaN"),
+        MOMENT.replace(b"12.5", b'"now"'),
+        MOMENT.replace(b'"power_watt": {"value": 350.0', b'"power_watt": {"value": "much"'),
+        MOMENT.replace(b'"power_watt": {"value": 350.0', b'"power_watt": {"value": Infinity'),
+        MOMENT.replace(b"[77, 78]", b'["77"]'),
+        MOMENT.replace(b'"used_bytes"', b'"unused_bytes"'),
+        b"\xff\xfe",
+    ],
+)
+def test_what_is_no_reading_is_refused(line):
+    assert line != MOMENT
+    with pytest.raises(InputError, match=r"it said what is no reading|the telemetry"):
+        read_message(line)
+
+
+def test_the_devices_are_told_and_then_what_they_do(monkeypatch):
+    monkeypatch.setenv("CHILD_NVML", "print_much@3")
+    with Sampler(no_warning, MODULE) as sampler:
+        told = sampler.telemetry()
+        assert [gpu.identity["name"].value for gpu in told.gpus.value] == ["NVIDIA Test GPU"] * 2
+        begin_s = time.perf_counter()
+        sampler.wait_past(begin_s + 0.5)
+        times = [at_s for at_s, _ in sampler.states(1, begin_s, float("inf"))]
+        states = [state for _, state in sampler.states(1, begin_s, float("inf"))]
+        assert sampler.why is None
+    assert 2 <= len(times) <= 13
+    assert times == sorted(times)
+    assert states[0].temperature_celsius.value == 61.0
+    assert (sampler.states(5, begin_s, float("inf")), sampler.lost(1)) == ((), None)
+
+
+def test_the_energy_counter_is_read_while_it_counts():
+    with Sampler(no_warning, MODULE) as sampler:
+        begin_s = time.perf_counter()
+        sampler.wait_past(begin_s + 1.0)
+        seen = sampler.states(0, begin_s, begin_s + 1.0)
+    joules = [state.energy_joule.value for _, state in seen]
+    assert joules == sorted(joules)
+    assert len(set(joules)) > 3
+    assert joules[-1] - joules[0] == pytest.approx(WATT, rel=0.3)
+
+
+def test_closing_ends_the_process_at_once():
+    sampler = Sampler(no_warning, MODULE)
+    sampler.telemetry()
+    pid = sampler._process.pid
+    sampler.close()
+    assert not sampler._thread.is_alive()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_what_a_gpu_lacks_is_warned_of_once():
+    warnings: list[str] = []
+    with Sampler(warnings.append, "tests.lacking_nvml") as sampler:
+        sampler.telemetry()
+        sampler.wait_past(time.perf_counter() + 0.2)
     assert len(warnings) == 1
+    assert "not supported (nvmlDeviceGetTotalEnergyConsumption)" in warnings[0]
 
 
-def test_a_timeout_is_asked_again():
-    warnings = []
-    fake = FakeNvml({"nvmlDeviceGetPowerUsage": FakeNvmlError(10)})
-    gpu = open_telemetry(warnings.append, fake).gpus.value[0]
-    assert gpu.power_watt().value is None
-    fake.failing.clear()
-    assert gpu.power_watt().value == 350.0
-    assert len(warnings) == 1
+def test_without_bindings_no_process_is_started(monkeypatch):
+    monkeypatch.setattr(telemetry.subprocess, "Popen", None)
+    told = read_telemetry(no_warning, "no_such_bindings_here")
+    assert told.gpus.why == told.driver.why == "nvidia-ml-py is not installed; fix: pip install nvidia-ml-py"
 
 
-def test_one_gpu_that_cannot_is_no_reason_for_the_other():
-    def energy(handle: SimpleNamespace) -> int:
-        if handle.index == 0:
-            raise FakeNvmlError(3)
-        return 5000
-
-    fake = FakeNvml()
-    fake.nvmlDeviceGetTotalEnergyConsumption = energy
-    first, second = open_telemetry(lambda _: None, fake).gpus.value
-    assert (first.energy_joule().value, second.energy_joule().value) == (None, 5.0)
-
-
-@pytest.mark.parametrize(("code", "lost"), [(15, True), (16, True), (3, False), (10, False)])
-def test_a_lost_gpu_is_remembered(code, lost):
-    gpu = open_telemetry(lambda _: None, FakeNvml({"nvmlDeviceGetPowerUsage": FakeNvmlError(code)})).gpus.value[0]
-    gpu.state()
-    assert gpu.nvml.is_lost == lost
+def test_without_a_gpu_the_reason_is_nvmls_and_one_process_says_it(monkeypatch):
+    starts = []
+    popen = telemetry.subprocess.Popen
+    monkeypatch.setattr(telemetry.subprocess, "Popen", lambda *a, **k: starts.append(a) or popen(*a, **k))
+    with Sampler(no_warning, "tests.driverless_nvml") as sampler:
+        told = sampler.telemetry()
+        sampler.wait_past(float("inf"), 5.0)
+        assert (sampler.why, len(starts)) == (told.gpus.why, 1)
+    assert told.gpus.why.startswith("NVML: library not found (nvmlInit)")
 
 
-def test_no_gpu_is_absent_with_a_reason():
-    seen = open_telemetry(no_warning, FakeNvml(answers={"nvmlDeviceGetCount": 0}))
-    assert seen.gpus.value is None
-    assert seen.gpus.why == "NVML shows no GPU"
+def test_a_process_that_cannot_be_started_is_a_reason(monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "denied")
 
-
-def test_bindings_that_are_missing_are_absent_with_a_fix(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pynvml", None)
-    seen = open_telemetry(no_warning)
-    assert seen.driver == seen.gpus
-    assert seen.gpus.why.endswith("fix: pip install nvidia-ml-py")
-
-
-def test_an_old_package_that_shadows_the_bindings_is_told_apart(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pynvml", types.ModuleType("pynvml"))
-    assert "pip uninstall pynvml" in load_bindings().why
-
-
-def test_ranges_without_nvtx_do_nothing(monkeypatch):
-    monkeypatch.setitem(sys.modules, "nvtx", None)
-    ranges = Ranges()
-    assert ranges.range("case", 3) is NOTHING
-    with ranges.range("case", 3), ranges.range("round", 1):
-        pass
-
-
-class FakeDomain:
-    def __init__(self) -> None:
-        self.seen: list[object] = []
-
-    def get_event_attributes(self, message: str, payload: int) -> tuple[str, int]:
-        return message, payload
-
-    def push_range(self, attributes: tuple[str, int]) -> None:
-        self.seen.append(attributes)
-
-    def pop_range(self) -> None:
-        self.seen.append("pop")
-
-
-def test_ranges_open_and_close_in_the_domain_of_codesign(monkeypatch):
-    domains = {}
-    nvtx = types.ModuleType("nvtx")
-    nvtx.get_domain = lambda name: domains.setdefault(name, FakeDomain())
-    monkeypatch.setitem(sys.modules, "nvtx", nvtx)
-    ranges = Ranges()
-    with pytest.raises(ValueError, match="kernel"), ranges.range("case", 3), ranges.range("round", 1):
-        raise ValueError("kernel")
-    assert list(domains) == ["codesign"]
-    assert domains["codesign"].seen == [("case", 3), ("round", 1), "pop", "pop"]
-
-
-def test_real_nvtx_takes_our_ranges():
-    pytest.importorskip("nvtx", reason="nvtx is optional")
-    with Ranges().range("case", 3):
-        pass
-
-
-def test_help_and_telemetry_import_neither_nvtx_nor_numpy_nor_bindings():
-    code = (
-        "import sys, codesign.cli.main, codesign.profiler.telemetry, codesign.profiler.ranges, "
-        "codesign.profiler.timing, codesign.profiler.verdict, codesign.profiler.energy; "
-        "print(sorted({'nvtx', 'numpy', 'pynvml', 'torch'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    monkeypatch.setattr(telemetry.subprocess, "Popen", refuse)
+    why = "the telemetry process cannot be started (PermissionError)"
+    assert read_telemetry(no_warning, MODULE) == Telemetry(absent(why), absent(why))
