@@ -37,7 +37,7 @@ class Bench:
 
     def perplexity(self, source: WeightSource) -> float:
         """Return the perplexity on the test text."""
-        return evaluate(Network(source), self._test, None, lambda *_: None).perplexity
+        return evaluate(Network(source), self._test, None, lambda *_: None).perplexity.mean
 
     def made(self, method: str, scheme_name: str) -> tuple[ResultSource, float]:
         """Return the model quantized, and the seconds that it took; blocks that lie there are taken as they are."""

@@ -29,6 +29,8 @@ DEFAULT_WINDOW_TOKENS, DEFAULT_TOKENS = 1024, 65536
 @click.option("--window", type=click.IntRange(2, 2**20), metavar="TOKENS", help="Length of a window; else 1024.")
 @click.option("--tokens", type=Count, metavar="N", help="Take the first N tokens; else 65536, or what there is.")
 @click.option("--kv", metavar="FORMAT", help="Round the model's KV cache, such as int8; else as the checkpoint says.")
+@click.option("--scheme", metavar="SCHEME", help="Round the layers of the blocks to nearest in it; else as they are.")
+@click.option("--rotated", is_flag=True, help="With --scheme: turn inputs and weights by a Hadamard matrix first.")
 @device_option
 @json_option
 def command(*, model: str, text: str, baseline: str | None, as_json: bool, **given: Any) -> None:
@@ -36,33 +38,52 @@ def command(*, model: str, text: str, baseline: str | None, as_json: bool, **giv
 
     The text is cut into windows, and every token is predicted from those before it in its window. Against a baseline
     the KL divergence is told with its noise floor: what the baseline loses by itself when its blocks are computed in
-    bfloat16.
+    bfloat16. With --scheme the model itself is the baseline unless another is named.
     """
     from codesign.checkpoint.checkpoint import read_checkpoint
-    from codesign.cli.evaluate_view import Report, print_report, report_record
+    from codesign.cli.evaluate_view import Report, print_report, report_record, size_of
     from codesign.cli.output import print_json, progress
     from codesign.quantize.evaluate import evaluate
     from codesign.quantize.kv_cache import quantized_kv
     from codesign.quantize.network import Network
+    from codesign.schemes.catalog import parse_scheme
 
+    if given["rotated"] and not given["scheme"]:
+        raise click.UsageError("--rotated says how --scheme rounds; name a scheme.")
+    baseline = model if baseline is None and given["scheme"] else baseline
     names = [model] if baseline is None else [model, baseline]
     with progress("Evaluating") as show:
         show("reading the text")
-        sources = [open_and_warn(name) for name in names]
+        sources = [open_and_warn(name) for name in dict.fromkeys(names)]
+        sources = [sources[0], sources[-1]][: len(names)]
         windows = _windows(Text(Path(text), given["window"], given["tokens"]), sources)
         show("reading the weights outside of blocks")
-        networks = [Network(source, given["device"]) for source in sources]
+        rounded = _rounded(sources[0], given["scheme"], rotate=given["rotated"]) if given["scheme"] else sources[0]
+        networks = [Network(source, given["device"]) for source in (rounded, *sources[1:])]
         cache = _kv_format(given["kv"], sources[0])
         start = time.perf_counter()
         with quantized_kv(networks[0], cache):
             evaluation = evaluate(networks[0], windows, networks[1] if baseline else None, show)
         elapsed_s = time.perf_counter() - start
     speed = windows.numel() * len(networks) / elapsed_s
-    found = Report(tuple(names), text, evaluation, tuple(read_checkpoint(name) for name in names), cache.name, speed)
+    scheme = parse_scheme(given["scheme"]) if given["scheme"] else None
+    sizes = tuple(size_of(read_checkpoint(name), None if i else scheme) for i, name in enumerate(names))
+    shown = (f"{names[0]} in {scheme}" if scheme else names[0], *names[1:])
+    found = Report(shown, text, evaluation, sizes, cache.name, speed)
     if as_json:
         print_json(report_record(found), "evaluation")
     else:
         print_report(found)
+
+
+def _rounded(source: "WeightSource", scheme_name: str, *, rotate: bool) -> "WeightSource":
+    """Return the source with the layers of its blocks rounded to nearest."""
+    from codesign.quality.rounded import RoundedSource
+    from codesign.schemes.catalog import parse_scheme
+
+    scheme = parse_scheme(scheme_name)
+    schemes = {layer.name: scheme for block in source.model.blocks for layer in block.layers}
+    return RoundedSource(source, schemes, rotation_seed=0 if rotate else None)
 
 
 def _kv_format(given: str | None, source: "WeightSource") -> "KvFormat":

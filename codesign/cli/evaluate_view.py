@@ -10,10 +10,32 @@ from codesign.cli.output import print_line, print_table, print_title
 from codesign.codec import to_plain
 from codesign.quantize.evaluate import Comparison, Estimate, Evaluation
 from codesign.schemes.kv import DEFAULT_KV
+from codesign.schemes.scheme import Scheme
+from codesign.schemes.storage import weight_bytes
 from codesign.table import Table
 from codesign.units import format_gib, format_percent, significant
 
 Row = tuple[str, str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """The bytes of all tensors of a model, and the bits that a weight takes on average over its layers."""
+
+    tensor_bytes: float
+    bits_per_weight: float
+
+
+def size_of(checkpoint: Checkpoint, scheme: Scheme | None = None) -> Size:
+    """Return the size of a checkpoint, or of what it becomes with the layers of its blocks in a scheme."""
+    before = sum(layer.byte_count for layer in checkpoint.layers)
+    after = float(before)
+    if scheme is not None:
+        inside = {layer.name: layer for block in checkpoint.model.blocks for layer in block.layers}
+        after -= sum(layer.byte_count for layer in checkpoint.layers if layer.name in inside)
+        after += sum(weight_bytes(scheme, layer.n, layer.k) for layer in inside.values())
+    weights = sum(checkpoint.weights_by_scheme.values())
+    return Size(checkpoint.tensor_bytes - before + after, 8 * after / weights if weights else 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +45,7 @@ class Report:
     names: tuple[str, ...]
     text: str
     evaluation: Evaluation
-    checkpoints: tuple[Checkpoint, ...]
+    sizes: tuple[Size, ...]
     kv: str
     tokens_per_s: float
 
@@ -33,7 +55,7 @@ def report_record(report: Report) -> dict[str, Any]:
     evaluation, comparison = report.evaluation, report.evaluation.baseline
     sizes = [
         {"name": name, "tensor_bytes": one.tensor_bytes, "bits_per_weight": one.bits_per_weight}
-        for name, one in zip(report.names, report.checkpoints, strict=True)
+        for name, one in zip(report.names, report.sizes, strict=True)
     ]
     record = {
         "text": report.text,
@@ -64,7 +86,7 @@ def print_report(report: Report) -> None:
         f"{Path(report.names[0]).name} on {Path(report.text).name}: {windows} of {evaluation.window_tokens:,} tokens, "
         f"{evaluation.predicted_tokens:,} predicted"
     )
-    sizes = [(format_gib(one.tensor_bytes), significant(one.bits_per_weight, 4)) for one in report.checkpoints]
+    sizes = [(format_gib(one.tensor_bytes), significant(one.bits_per_weight, 4)) for one in report.sizes]
     others = ("", "") if comparison is None else sizes[1]
     rows = [
         (

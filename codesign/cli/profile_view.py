@@ -139,6 +139,7 @@ def print_run(run: Run, *, as_json: bool) -> None:
 def _run_table(run: Run) -> Table:
     hardware = run_hardware(run)
     order = sorted(zip(run.measurements, predicted_seconds(run), strict=True), key=lambda pair: _place(pair[0]))
+    noted = any(one.kernel_note for one in run.measurements)
     rows = [
         (
             case_text(one.case),
@@ -147,11 +148,12 @@ def _run_table(run: Run) -> Table:
             one.kernel,
             *_figures(one, roof_fraction(one, hardware), seconds),
             str(one.verdict),
+            *([one.kernel_note] if noted else []),
         )
         for one, seconds in order
     ]
     headers = ("case", "threads", "library", "kernel", "median us", "+-", "of roof", "predicted us", "verdict")
-    return Table(headers, rows, right=(1, 4, 5, 6, 7))
+    return Table((*headers, *(["of the kernel"] if noted else [])), rows, right=(1, 4, 5, 6, 7))
 
 
 def _print_reasons(run: Run) -> None:

@@ -81,7 +81,7 @@ def engine_class(text: str) -> EngineClass:
 def run_words(engine_name: str, thread_count: int | None) -> str:
     """Return engine class and threads, each after a comma, as far as they are not the usual ones."""
     engine = "" if engine_name == DEFAULT_ENGINE else f", {engine_name} engine"
-    return engine + ("" if thread_count is None else f", {thread_count} threads")
+    return engine + ("" if thread_count is None else f", {thread_count} thread{'s' if thread_count > 1 else ''}")
 
 
 def host_kind(hardware: Hardware) -> str:

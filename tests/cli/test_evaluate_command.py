@@ -98,6 +98,25 @@ def test_without_a_baseline_there_is_none_in_the_table(place):
     assert "baseline" not in evaluated(place)
 
 
+def test_a_scheme_is_tried_out_with_the_model_as_its_own_baseline(place):
+    eight, four = (evaluated(place, "--scheme", scheme) for scheme in ("W8A16", "W4A16-g32"))
+    assert 0 < eight["comparison"]["kl_nats"]["mean"] < four["comparison"]["kl_nats"]["mean"]
+    assert four["model"]["bits_per_weight"] < eight["model"]["bits_per_weight"] < eight["baseline"]["bits_per_weight"]
+    turned = evaluated(place, "--scheme", "W4A4", "--rotated")
+    assert (
+        turned["comparison"]["kl_nats"]["mean"] != evaluated(place, "--scheme", "W4A4")["comparison"]["kl_nats"]["mean"]
+    )
+    assert "name a scheme" in refusal(
+        "evaluate", "--model", place / "model", "--text", place / "text.txt", "--rotated", code=USAGE
+    )
+
+
+def test_rotation_alone_changes_nothing(place):
+    plain, turned = (evaluated(place, "--scheme", "W8A16", *more) for more in ((), ("--rotated",)))
+    for found in (plain, turned):
+        assert found["comparison"]["kl_nats"]["mean"] < 1e-3
+
+
 def test_the_cache_is_rounded_where_it_is_asked_for(place):
     exact, rounded = evaluated(place), evaluated(place, "--kv", "int4")
     assert (exact["model"]["kv"], rounded["model"]["kv"]) == ("bf16", "int4")
