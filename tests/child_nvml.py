@@ -1,7 +1,8 @@
 """Bindings for the telemetry process: GPUs that count energy by the clock, until the fault that CHILD_NVML names.
 
-CHILD_NVML is `fault@count`: the fault happens at that reading of the temperature (`0`: in nvmlInit). What is called is
-written to the file CHILD_NVML_LOG; a function that would set, lock or reset anything raises as well.
+CHILD_NVML is `fault@count`: the fault happens at that reading of the temperature (`0`: in nvmlInit); or `fault@path`:
+when there is such a file. What is called is written to the file CHILD_NVML_LOG; a function that is none of the fake's,
+such as one that sets or locks anything, raises as well.
 """
 
 import os
@@ -68,7 +69,7 @@ FAULTS: dict[str, Callable[[], None]] = {
 
 def _fault_at(reading: int) -> None:
     name, _, count = os.environ.get(FAULT, "").partition("@")
-    if name and int(count) == reading:
+    if name and (int(count) == reading if count.isdigit() else os.path.exists(count)):
         FAULTS[name]()
 
 

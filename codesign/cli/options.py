@@ -118,6 +118,23 @@ def device_option(function: F) -> F:
     return click.option("--device", default="cpu", show_default=True, callback=_usable_device, help=text)(function)
 
 
+def cluster_option(function: F) -> F:
+    """Add --cluster."""
+    text = "Let the machines and GPUs of a ray cluster work, or processes of this machine (local)."
+    return click.option(
+        "--cluster", metavar="[ADDRESS|local]", is_flag=False, flag_value="local", callback=_with_ray, help=text
+    )(function)
+
+
+def _with_ray(_: click.Context, __: click.Parameter, address: str | None) -> str | None:
+    """Return the address, after making sure that ray is here: before any work."""
+    if address is not None:
+        from codesign.quantize.cluster import load_ray
+
+        load_ray()
+    return address
+
+
 def _usable_device(_: click.Context, __: click.Parameter, name: str) -> str:
     """Return the name of a device that torch can use here."""
     if name == "cpu":
@@ -196,6 +213,13 @@ def warn(warnings: Iterable[str]) -> None:
 
     for warning in warnings:
         click.echo(f"Warning: {plain(warning)}", err=True)
+
+
+def note(text: str) -> None:
+    """Say something on standard error that is not part of the result."""
+    from codesign.cli.output import plain
+
+    click.echo(plain(text), err=True)
 
 
 def scheme_name(text: str) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from codesign.cli.options import HELP, Count, warn
+from codesign.cli.options import HELP, Count, cluster_option, note, warn
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,6 +44,7 @@ DEFAULT_WINDOWS, DEFAULT_WINDOW_TOKENS = 64, 512  # 32,768 tokens; GPTQ took 128
 @click.option("-o", "--out", required=True, metavar="OUT", help="Folder, or .gguf file, to write.")
 @click.option("--promote", is_flag=True, help="Where a scheme is not possible, take the next wider that is.")
 @click.option("--device", default="cpu", show_default=True, help="Where torch computes: cpu or cuda.")
+@cluster_option
 @click.option("--force", is_flag=True, help="Replace OUT, and unfinished work of other settings.")
 def command(*, model: str, out: str, force: bool, **given: Any) -> None:
     """Quantize a model block by block, and write it.
@@ -56,6 +57,7 @@ def command(*, model: str, out: str, force: bool, **given: Any) -> None:
     from codesign.cli.output import progress
     from codesign.cli.quantize_view import Course, print_export
     from codesign.quantize.carry_out import carry_out, check
+    from codesign.quantize.cluster import open_workers
     from codesign.quantize.export import export
     from codesign.quantize.export.place import check_place
     from codesign.quantize.network import Network
@@ -72,8 +74,8 @@ def command(*, model: str, out: str, force: bool, **given: Any) -> None:
     results = open_results(place.with_name(place.name + ".partial"), _settings(source, job, windows), force=force)
     check_whole(source, job.schemes, job.format, results)
     course = Course(source.model, results)
-    network = Network(source, given["device"])
-    with progress("Quantizing") as say:
+    with open_workers(given["cluster"], model, note) as workers, progress("Quantizing") as say:
+        network = Network(source, given["device"], workers)
         for part in carry_out(network, job.schemes, job.recipe, windows, results, say):
             course.add(part)
     course.summarize()

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from codesign.cli.options import HELP, Count, name_list, output_path, warn
+from codesign.cli.options import HELP, Count, cluster_option, name_list, note, output_path, warn
 from codesign.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ DEFAULT_WINDOWS = {"weights": (16, 512), "fisher": (64, 256), "kl": (8, 256)}
 @click.option("--windows", type=Count, help="Windows of text; else 64 (fisher), 8 (kl) or 16 (weights).")
 @click.option("--window", type=click.IntRange(2, 2**20), help="Tokens of a window; else 256 (512 with weights).")
 @click.option("--device", default="cpu", show_default=True, help="Where torch computes: cpu or cuda.")
+@cluster_option
 @click.option("-o", "--out", required=True, metavar="FILE", help="Write the table there, for codesign plan --quality.")
 @click.option("--force", is_flag=True, help="Replace a file that exists, and forget an unfinished run.")
 def command(*, model: str, out: str, force: bool, **given: Any) -> None:
@@ -52,6 +53,7 @@ def command(*, model: str, out: str, force: bool, **given: Any) -> None:
     from codesign.quality.cells import Task, unmeasured
     from codesign.quality.sensitivity import measure_sensitivity
     from codesign.quality.table import write_quality
+    from codesign.quantize.cluster import open_workers
     from codesign.quantize.source import open_source
 
     path = output_path(out, force)
@@ -65,8 +67,8 @@ def command(*, model: str, out: str, force: bool, **given: Any) -> None:
     state = _state(path, source, request, windows, force)
     if request.tier == "kl" and windows is not None:
         _say_estimate(source, task, state, windows)
-    with progress("sensitivity") as say:
-        table = measure_sensitivity(source, windows, request, state, say)
+    with open_workers(given["cluster"], model, note) as workers, progress("sensitivity") as say:
+        table = measure_sensitivity(source, windows, request, state, say, workers)
     write_quality(table, path)
     state.remove()
     print_sensitivity(table, task, path)

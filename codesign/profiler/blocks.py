@@ -19,7 +19,6 @@ from codesign.profiler.kernel import BlockCase, BlockSizes, GemmCase, Kernel, Li
 from codesign.profiler.libraries import library_states as states_of_libraries
 from codesign.profiler.libraries import torch_cpu
 from codesign.profiler.linear import Linear, LinearKernel, linear_kernels
-from codesign.profiler.reference import Exact, Float32, Weights
 from codesign.profiler.transformer import (
     INTEGER_KV_BITS,
     Attend,
@@ -31,6 +30,7 @@ from codesign.profiler.transformer import (
     run_blocks,
     torch_attention,
 )
+from codesign.profiler.weights import Exact, Float32, Weights
 from codesign.schemes.kv import parse_kv
 from codesign.units import BITS_PER_BYTE
 

@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 
-from codesign.errors import CapabilityError
 from codesign.profiler.kernel import AttentionCase, Case, FloatArray, GemmCase, Prepared, gemm_inputs
-from codesign.profiler.reference import Exact, attention, attention_inputs, rounded, visible
+from codesign.profiler.reference import attention, attention_inputs, rounded, visible
+from codesign.profiler.weights import TORCH_NAMES, Exact, installed_torch
 
 PLAIN_FACTOR = 2.0  # of the error of plain PyTorch; the rule of flash-attention's tests
 FLOOR_FRACTION = 1e-5  # sums in float32 in another order than PyTorch's, over thousands of products
@@ -125,10 +124,10 @@ def allowed_deviation(case: Case, math_dtype: str) -> Deviation:
 
 def _plain_gemm(case: GemmCase, precision: str) -> tuple[FloatArray, Exact]:
     """Return the product in plain PyTorch and exactly; both get the same activations, PyTorch rounds the weights."""
-    torch = _torch()
+    torch = installed_torch()
     inputs = gemm_inputs(replace(case, m=PLAIN_SIDE, n=PLAIN_SIDE))
     x = rounded(inputs.x, precision)
-    dtype = _dtype(torch, precision)
+    dtype = getattr(torch, TORCH_NAMES[precision])
     with torch.no_grad():
         output = torch.nn.functional.linear(torch.from_numpy(x).to(dtype), torch.from_numpy(inputs.w).to(dtype))
     return output.float().numpy(), x.astype(np.float64) @ inputs.w.astype(np.float64).T
@@ -136,28 +135,14 @@ def _plain_gemm(case: GemmCase, precision: str) -> tuple[FloatArray, Exact]:
 
 def _plain_attention(case: AttentionCase, precision: str) -> tuple[FloatArray, Exact]:
     """Return attention of the queries that share one head of keys, written out in plain PyTorch, and exactly."""
-    torch = _torch()
+    torch = installed_torch()
     tokens = max(case.kv_tokens, PLAIN_TOKENS)
     inputs = attention_inputs(replace(case, batch=1, heads=case.heads // case.kv_heads, kv_heads=1, kv_tokens=tokens))
     q, k, v = (rounded(part, precision) for part in (inputs.q, inputs.k, inputs.v))
-    dtype = _dtype(torch, precision)
+    dtype = getattr(torch, TORCH_NAMES[precision])
     with torch.no_grad():
         low_q, low_k, low_v = (torch.from_numpy(part).to(dtype) for part in (q, k, v))
         scores = low_q @ low_k.transpose(2, 3) * case.head_dim**-0.5
         scores.masked_fill_(torch.from_numpy(~visible(case.q_tokens, tokens)), float("-inf"))
         output = torch.softmax(scores, -1) @ low_v
     return output.float().numpy(), attention(*(part.astype(np.float64) for part in (q, k, v)))
-
-
-def _dtype(torch: Any, precision: str) -> Any:
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-
-
-def _torch() -> Any:
-    try:
-        import torch
-    except ImportError as error:
-        raise CapabilityError(
-            "Kernels are checked against plain PyTorch, which is not installed; pip install torch."
-        ) from error
-    return torch

@@ -16,9 +16,9 @@ from typing import Any, BinaryIO
 
 from codesign.codec import from_plain, to_plain
 from codesign.errors import CodesignError, InputError
+from codesign.profiler.memory_errors import memory_text
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-OUT_OF_MEMORY = "out of memory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,6 @@ class Session:
         catalog = load_catalog(spec.modules)
         self.kernel = catalog.find(spec.library, spec.kernel, spec.scheme)
         self.check_output = catalog.check_of(spec.library)
-        self.gpu = _gpu() if self.kernel.device == "cuda" else None
         self.case_range = NOTHING
         self.timer: Any = None
         self.found: Any = None
@@ -69,7 +68,6 @@ class Session:
             "copies": prepared.copies,
             "read_bytes": prepared.read_bytes,
             "math_dtype": prepared.math_dtype,
-            "usual_clock_hz": None if self.gpu is None else self.gpu.identity()["max_sm_clock_hz"].value,
         }
 
     def warm_up(self, order: dict[str, Any]) -> dict[str, Any]:
@@ -81,28 +79,27 @@ class Session:
         return {"warm_up": to_plain(self.found)}
 
     def round(self, order: dict[str, Any]) -> dict[str, Any]:
-        """Take one round of samples."""
-        from codesign.profiler.gpu_states import GpuRound, snapshot
+        """Take one round of samples, and say from when to when by the monotonic clock."""
         from codesign.profiler.load import load_change, read_load
         from codesign.profiler.timing import take_round
 
-        gpu_before = None if self.gpu is None else snapshot(self.gpu)
         with caller_on_first(self.spec.affinity), self.ranges.range("round", order["samples"]):
-            before = read_load(self.spec.affinity)
+            before, begin_s = read_load(self.spec.affinity), self.timer.clock.now_s()
             taken = take_round(self.timer, self.found, order["samples"])
-            load = load_change(before, read_load(self.spec.affinity))
-        states = None
-        if self.gpu is not None and gpu_before is not None:
-            states = to_plain(GpuRound(gpu_before, snapshot(self.gpu)))
-        return {"round": to_plain(taken), "load": to_plain(load), "gpu": states}
+            end_s, load = self.timer.clock.now_s(), load_change(before, read_load(self.spec.affinity))
+        return {"round": to_plain(taken), "load": to_plain(load), "begin_s": begin_s, "end_s": end_s}
 
     def energy(self, order: dict[str, Any]) -> dict[str, Any]:
-        """Measure the joules of a call over a window of repeated ones."""
-        from codesign.profiler.energy import energy_of_calls, energy_source
+        """Measure the joules of a call over a window of repeated ones; on a GPU, whoever watches it reads them."""
+        from codesign.profiler.energy import energy_of_calls, processor_energy
+        from codesign.profiler.gpu_energy import keep_busy
         from codesign.profiler.reading import Reading
 
         with caller_on_first(self.spec.affinity), self.ranges.range("energy"):
-            found = energy_of_calls(self.timer, self.found, energy_source(self.gpu), Reading(order["idle_watt"]))
+            if self.kernel.device == "cuda":
+                busy = keep_busy(self.timer, self.found)
+                return {"busy": to_plain(busy.value), "why": busy.why}
+            found = energy_of_calls(self.timer, self.found, processor_energy(), Reading(order["idle_watt"]))
         return {"energy": to_plain(found.value), "why": found.why}
 
     def release(self, _order: dict[str, Any]) -> dict[str, Any]:
@@ -126,24 +123,15 @@ class Session:
         }
 
 
-def _gpu() -> Any:
-    """Return the GPU on which the kernel runs, None where NVML does not show it: timing never depends on it."""
-    from codesign.profiler.gpu_states import VISIBLE, chosen_gpu
-    from codesign.profiler.telemetry import open_telemetry
-
-    return chosen_gpu(open_telemetry(lambda _: None), os.environ.get(VISIBLE)).value
-
-
 def obey(session: Session, orders: BinaryIO, answers: BinaryIO) -> None:
     """Answer every order until there are no more."""
     for line in orders:
         order = json.loads(line)
         try:
             answer = {"ok": True, **session.orders[order["order"]](order)}
-        except MemoryError:
-            answer = {"ok": False, "reason": OUT_OF_MEMORY}
         except Exception as error:  # the kernels are other people's; whatever they raise is the row's reason
-            answer = {"ok": False, "reason": _reason(error)}
+            memory = memory_text(error)
+            answer = {"ok": False, "reason": memory or _reason(error), "out_of_memory": memory is not None}
         answers.write(json.dumps(answer).encode() + b"\n")
         answers.flush()
 

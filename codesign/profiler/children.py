@@ -40,6 +40,10 @@ class ChildRefusedError(MeasurementError):
     """The child could not do what it was asked, and lives on."""
 
 
+class ChildOutOfMemoryError(ChildRefusedError):
+    """The child asked for more memory than there is; what it holds is given back by ending it."""
+
+
 class Interrupted(Exception):  # noqa: N818 - no error: the user asked for it
     """The user asked to stop while a child was at work."""
 
@@ -84,6 +88,8 @@ class Child:
         except (ValueError, TypeError, KeyError):
             self.kill()
             raise ChildFailedError(f"it answered with what is no answer: {line[:60]!r}") from None
+        if not accepted and value.get("out_of_memory"):
+            raise ChildOutOfMemoryError(str(value.get("reason")))
         if not accepted:
             raise ChildRefusedError(str(value.get("reason")))
         answer: dict[str, Any] = value
@@ -110,7 +116,7 @@ class Child:
     def _failure(self) -> ChildFailedError:
         """Return why the child is gone, after making sure that it is."""
         kill_group(self._process.pid)  # one that has ended is not reaped yet, so that its number is still its own
-        text = _end_text(self._process.wait()) + self._last_words()
+        text = end_text(self._process.wait()) + self._last_words()
         self.kill()
         return ChildFailedError(text)
 
@@ -138,7 +144,8 @@ def kill_group(pid: int) -> None:
         return
 
 
-def _end_text(code: int) -> str:
+def end_text(code: int) -> str:
+    """Return how a process ended, from its exit code as Python gives it."""
     if code < 0:
         return f"it was ended by {signal.Signals(-code).name}"
     return f"it ended with exit code {code}"

@@ -11,7 +11,8 @@ from codesign.profiler.rapl import POWERCAP, RaplMeter
 from codesign.profiler.reading import Reading, absent
 from codesign.profiler.software import package_version, program_version
 from codesign.profiler.system import CPU, SYSTEM
-from codesign.profiler.telemetry import Telemetry, open_telemetry
+from codesign.profiler.telemetry import read_telemetry
+from codesign.profiler.telemetry_lines import Telemetry
 from codesign.units import format_gib
 
 ROOT = Path("/")
@@ -66,7 +67,7 @@ class Item:
 
 def examine(root: Path = ROOT, telemetry: Telemetry | None = None) -> Diagnosis:
     """Return what is here; `root` is where /proc and /sys are looked for."""
-    seen = telemetry if telemetry is not None else open_telemetry(lambda _: None)
+    seen = telemetry if telemetry is not None else read_telemetry(lambda _: None)
     findings = [
         *(_found(item, root) for item in ITEMS),
         *_native_findings(),
@@ -171,6 +172,8 @@ ITEMS: Sequence[Item] = (
     Item("compilers", "nvcc", _program("nvcc"), "building CUDA kernels", "install the CUDA toolkit"),
     Item("compilers", "hipcc", _program("hipcc"), "building ROCm kernels", "install ROCm"),
     Item("tools", "nvtx", _package("nvtx"), "ranges in Nsight", "pip install nvtx"),
+    Item("tools", "ray", _package("ray"), "--cluster: quantize and sensitivity on many machines or GPUs",
+         'pip install "codesign[cluster]"'),
     Item("tools", "perf", _program("perf"), "cache and instruction counts", "apt-get install linux-perf"),
 )  # fmt: skip
 
@@ -193,8 +196,9 @@ def _gpu_findings(telemetry: Telemetry) -> list[Finding]:
         return [driver, _finding("GPUs", "devices", telemetry.gpus, purpose, NO_FIX)] if driver.is_here else [driver]
     found = [driver]
     for gpu in telemetry.gpus.value:
-        identity, state = gpu.identity(), gpu.state()
-        named = {"name": identity["name"], "SM clock": state.sm_clock_hz, "energy counter": state.energy_joule}
+        named = {
+            "name": gpu.identity["name"], "SM clock": gpu.state.sm_clock_hz, "energy counter": gpu.state.energy_joule,
+        }  # fmt: skip
         found += [_finding("GPUs", f"{gpu.index}: {name}", one, purpose, NO_FIX) for name, one in named.items()]
     return found
 

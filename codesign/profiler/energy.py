@@ -1,7 +1,8 @@
 """Joules of one call: the difference of an energy counter over seconds of repeated calls, idle power kept apart.
 
 Counters move in steps of 20 to 100 ms, so a window begins and ends at an observed step and lasts at least 5 s; a
-shorter one would be wrong by whole steps. Without a counter, power readings are integrated, and the result says so.
+shorter one would be wrong by whole steps. Here the process that makes the calls reads the counter, as it may that of
+processors; GPUs are in `gpu_energy.py`.
 """
 
 from collections.abc import Callable
@@ -10,22 +11,21 @@ from dataclasses import dataclass, replace
 from codesign.errors import MeasurementError
 from codesign.profiler.rapl import RaplMeter
 from codesign.profiler.reading import Reading, absent
-from codesign.profiler.telemetry import Gpu
 from codesign.profiler.timing import Clock, Timer, WarmUp
 
 MIN_WINDOW_S = 5.0
 LONGEST_STEP_S = 0.25
 COUNTER_WAIT_S = 2 * LONGEST_STEP_S
 COUNTER, INTEGRATED_POWER = "counter", "integrated_power"
+NO_COLD_ENERGY = "emptying the caches takes energy of its own; measure with rotating or hot weights"
 
 
 @dataclass(frozen=True, slots=True)
 class EnergySource:
-    """A counter of joules, and a power reading as fallback; `name` says which device they are of."""
+    """A counter of joules; `name` says what it counts."""
 
     name: str
     counter_joule: Callable[[], Reading[float]]
-    power_watt: Callable[[], Reading[float]] = lambda: absent("there is no power reading")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +53,9 @@ class Energy:
         return (self.gross_joule - self.idle_watt * self.window_s) / self.call_count
 
 
-def energy_source(gpu: Gpu | None) -> EnergySource:
-    """Return the counter of a GPU, or of this machine's processors and memory where there is none."""
-    if gpu is None:
-        return EnergySource("RAPL", RaplMeter().read_joule)
-    return EnergySource(f"gpu {gpu.index}", gpu.energy_joule, gpu.power_watt)
+def processor_energy() -> EnergySource:
+    """Return the counter of this machine's processors and memory."""
+    return EnergySource("RAPL", RaplMeter().read_joule)
 
 
 def energy_of_calls(
@@ -65,7 +63,7 @@ def energy_of_calls(
 ) -> Reading[Energy]:
     """Return the energy of a prepared kernel's calls, run as its samples are."""
     if timer.work.before_sample is not None:
-        return absent("emptying the caches takes energy of its own; measure with rotating or hot weights")
+        return absent(NO_COLD_ENERGY)
     calls = found.calls_per_sample
     energy = measure_energy(lambda: timer.sample(calls), source, timer.clock, idle, window_s)
     if energy.value is None:
@@ -94,17 +92,11 @@ def measure_energy(
     `idle` is the power at rest, as `idle_watt` measures it.
     """
     _refuse_short(window_s)
-    first, method = source.counter_joule(), COUNTER
-    if first.value is not None:
-        window = _counted(run, source.counter_joule, clock, window_s)
-    elif source.power_watt().value is not None:
-        window, method = _integrated(run, source.power_watt, clock, window_s), INTEGRATED_POWER
-    else:
-        return absent(first.why or f"{source.name} gives no energy")
+    window = _counted(run, source.counter_joule, clock, window_s)
     if window.value is None:
-        return absent(window.why or "")
+        return absent(window.why or f"{source.name} gives no energy")
     seen = window.value
-    return Reading(Energy(method, source.name, seen.joule, seen.duration_s, seen.call_count, idle.value, idle.why))
+    return Reading(Energy(COUNTER, source.name, seen.joule, seen.duration_s, seen.call_count, idle.value, idle.why))
 
 
 def idle_watt(
@@ -162,21 +154,3 @@ def _run_to_step(
         if seen.value != first.value or now_s - begin_s > LONGEST_STEP_S:
             return Reading((seen.value, now_s, calls))
     return absent(first.why or "")
-
-
-def _integrated(
-    run: Callable[[], object], read: Callable[[], Reading[float]], clock: Clock, window_s: float
-) -> Reading[_Window]:
-    """Return the trapezoids under power readings between calls; a reading that fails ends it with its reason."""
-    start_s = now_s = clock.now_s()
-    before, joule, calls = read(), 0.0, 0
-    while now_s - start_s < window_s and before.value is not None:
-        run()
-        calls += 1
-        after, then_s = read(), clock.now_s()
-        if after.value is not None:
-            joule += 0.5 * (before.value + after.value) * (then_s - now_s)
-        before, now_s = after, then_s
-    if before.value is None:
-        return absent(before.why or "")
-    return Reading(_Window(joule, now_s - start_s, calls))

@@ -18,7 +18,7 @@ from typing import Any
 from codesign.profiler.reading import Reading, absent, plain_reading
 from codesign.profiler.software import SOFTWARE
 from codesign.profiler.system import CPU, SYSTEM
-from codesign.profiler.telemetry import Telemetry
+from codesign.profiler.telemetry_lines import Telemetry
 
 Fields = Mapping[str, Reading[Any]]
 ABSOLUTE_PATH = re.compile(r"""(?<![^\s"'=:;,([{<])(?:[A-Za-z]:\\|~?/)[^\s"';,)\]}>]+""")
@@ -48,7 +48,7 @@ def capture_environment(telemetry: Telemetry, root: Path = Path("/")) -> Environ
         system={name: reader(root) for name, reader in SYSTEM.items()},
         software={name: reader() for name, reader in SOFTWARE.items()},
         gpu_driver=telemetry.driver,
-        gpus=absent(gpus.why or "") if gpus.value is None else Reading(tuple(gpu.identity() for gpu in gpus.value)),
+        gpus=absent(gpus.why or "") if gpus.value is None else Reading(tuple(gpu.identity for gpu in gpus.value)),
         run={"start_utc": Reading(datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))},
         private={name: _guarded(reader) for name, reader in PRIVATE.items()},
     )

@@ -72,6 +72,7 @@ def row_of(one: Measurement) -> Row:
         "hw": one.hw,
         "library": "-".join(filter(None, (one.library, one.library_version.split("+")[0]))),
         "kernel": one.kernel,
+        "kernel_note": one.kernel_note,
         **CASE_COLUMNS[type(one.case)](one.case),
         figure: measured_s,
         "ci_low_s": None if one.interval_s is None else one.interval_s[0],

@@ -16,17 +16,19 @@ import numpy as np
 from codesign.errors import CapabilityError, InputError
 from codesign.model.groups import FusedGroup, fused_groups
 from codesign.model.layers import Layer, Model
+from codesign.model.weight_files import GGUF_SUFFIX
 from codesign.plan.file import Plan
 from codesign.profiler.check import PLAIN_FACTOR, Check, deviation
 from codesign.profiler.kernel import GemmCase
 from codesign.profiler.linear import FIXED_ROWS, Linear, LinearKernel, linear_kernels
-from codesign.profiler.reference import Float32
 from codesign.profiler.timing import Work
+from codesign.profiler.weights import Float32
+from codesign.quantize.network import Network
+from codesign.quantize.source import open_source
 from codesign.schemes.catalog import parse_scheme
 
 CHECKED_POSITIONS = 16  # logits at the last tokens of the prompt
 RESET_PEAK = "5"  # proc(5), /proc/pid/clear_refs: begin the peak of the resident set anew
-GGUF = ".gguf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +144,11 @@ def load_transformer(path: Path) -> Any:
     logging: Any = transformers.logging
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    folder, more = (path.parent, {"gguf_file": path.name}) if path.suffix == GGUF else (path, {})
+    if path.suffix.lower() == GGUF_SUFFIX:
+        return Network(open_source(str(path))).loaded()
     try:
         model: Any = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False, **more
+            path, dtype=torch.float32, local_files_only=True, trust_remote_code=False
         )
     except (OSError, ValueError, ImportError) as error:
         line = str(error).strip().splitlines()[0][:200]

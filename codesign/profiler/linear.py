@@ -10,7 +10,8 @@ import numpy as np
 from codesign.profiler.kernel import GemmCase, Kernel
 from codesign.profiler.libraries import LIBRARIES
 from codesign.profiler.libraries.adapter import GemmRow, Library, kernels_of, stored_bytes
-from codesign.profiler.reference import ROUNDINGS, Float32, Weights, quantize
+from codesign.profiler.reference import ROUNDINGS
+from codesign.profiler.weights import Float32, Weights, quantize
 from codesign.schemes.catalog import parse_scheme
 
 Linear = Callable[[Any], Any]

@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,21 +16,19 @@ from codesign.profiler.block_time import with_predictions
 from codesign.profiler.candidates import Question, RunPlan, make_plan
 from codesign.profiler.children import Interrupted
 from codesign.profiler.discover import Catalog
-from codesign.profiler.energy import energy_source, idle_watt
-from codesign.profiler.gpu_states import VISIBLE, chosen_gpu
-from codesign.profiler.kernel import Device
+from codesign.profiler.energy import idle_watt, processor_energy
+from codesign.profiler.gpu_watch import DeviceLostError, GpuWatch, watching
 from codesign.profiler.processors import (
     available_memory_bytes,
     last_level_cache_bytes,
     pinned_processors,
 )
 from codesign.profiler.reading import Reading, absent, plain_reading
-from codesign.profiler.records import FORMAT_VERSION, Measurement
+from codesign.profiler.records import DEVICE_LOST, FORMAT_VERSION, Measurement
 from codesign.profiler.run_folder import RunHead, keep_hardware_file, open_run
 from codesign.profiler.runner import Children, Runner
 from codesign.profiler.signals import stopping
 from codesign.profiler.system import CPU
-from codesign.profiler.telemetry import open_telemetry
 from codesign.profiler.timing import MonotonicClock, Rule
 from codesign.profiler.turn import Limits, RunSettings
 from codesign.units import GIBI
@@ -74,7 +71,7 @@ class Resume:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended: its state, and the exit code of the signal that ended it, if one did."""
+    """How a run ended: its state, and the exit code of the signal or fault that ended it, if one did."""
 
     state: str
     exit_code: int
@@ -135,20 +132,23 @@ def measure(
             keep_hardware_file(folder, request.hardware_path)
         if resume.retry_suspect:
             writer.done -= writer.disturbed
-        at_rest = idle_powers(request, plan)
+        watch = stack.enter_context(watching()) if "cuda" in devices_of(plan) else None
+        at_rest = idle_powers(request, plan, watch)
         writer.note_energy({name: plain_reading(one) for name, one in at_rest.items()})
         children = Children(request.catalog.modules)
         stop = stack.enter_context(stopping(children.kill_all))
         try:
-            Runner(writer, _run_settings(request, at_rest), children, stop, report).run(plan)
+            Runner(writer, _run_settings(request, at_rest, watch), children, stop, report, watch).run(plan)
+            outcome = Outcome(COMPLETE, 0)
         except Interrupted:
-            writer.finish(f"interrupted by {stop.signal_name}")
-            return Outcome(f"interrupted by {stop.signal_name}", stop.exit_code)
-        writer.finish(COMPLETE)
-        return Outcome(COMPLETE, 0)
+            outcome = Outcome(f"interrupted by {stop.signal_name}", stop.exit_code)
+        except DeviceLostError as error:
+            outcome = Outcome(f"{DEVICE_LOST}: {error}", error.exit_code)
+        writer.finish(outcome.state)
+        return outcome
 
 
-def _run_settings(request: Request, at_rest: Mapping[str, Reading[float]]) -> RunSettings:
+def _run_settings(request: Request, at_rest: Mapping[str, Reading[float]], watch: GpuWatch | None) -> RunSettings:
     return RunSettings(
         hw=request.hardware.name,
         modules=request.catalog.modules,
@@ -158,25 +158,26 @@ def _run_settings(request: Request, at_rest: Mapping[str, Reading[float]]) -> Ru
         limits=limits_of(request.hardware),
         repeat=request.repeat,
         idle_watt=at_rest,
+        usual_clock_hz=None if watch is None else watch.usual_clock_hz,
     )
 
 
-def idle_powers(request: Request, plan: RunPlan) -> dict[str, Reading[float]]:
+def devices_of(plan: RunPlan) -> list[str]:
+    """Return the kinds of devices on which kernels of a plan run."""
+    return sorted({entry.kernel.device for entry in plan.entries})
+
+
+def idle_powers(request: Request, plan: RunPlan, watch: GpuWatch | None) -> dict[str, Reading[float]]:
     """Return the power at rest of each device of a plan, measured now, or why its energy is not measured."""
-    devices = sorted({entry.kernel.device for entry in plan.entries})
     if not request.energy:
-        return dict.fromkeys(devices, absent("not asked for; --energy measures it"))
-    return {device: _idle_power(device) for device in devices}
+        return dict.fromkeys(devices_of(plan), absent("not asked for; --energy measures it"))
+    return {device: _idle_power(watch if device == "cuda" else None) for device in devices_of(plan)}
 
 
-def _idle_power(device: Device) -> Reading[float]:
-    gpu = None
-    if device == "cuda":
-        chosen = chosen_gpu(open_telemetry(lambda _: None), os.environ.get(VISIBLE))
-        if chosen.value is None:
-            return absent(chosen.why or "")
-        gpu = chosen.value
-    return idle_watt(energy_source(gpu), MonotonicClock(), time.sleep)
+def _idle_power(watch: GpuWatch | None) -> Reading[float]:
+    if watch is not None:
+        return watch.idle_watt()
+    return idle_watt(processor_energy(), MonotonicClock(), time.sleep)
 
 
 def limits_of(hardware: Hardware) -> Limits:

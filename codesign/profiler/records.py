@@ -19,6 +19,8 @@ from codesign.profiler.verdict import Conditions, Kind, Verdict
 FORMAT_VERSION = 1
 KEY_CHARACTERS = 16
 INTERRUPTED = "interrupted"
+DEVICE_LOST = "device_lost"
+KERNEL_NOTE = "kernel"
 DISTURBANCES = ("contention", "unstable")
 
 
@@ -114,7 +116,12 @@ class Measurement:
     @property
     def interrupted(self) -> bool:
         """Return whether the run was stopped in this case, so that it is measured again."""
-        return INTERRUPTED in (reason.name for reason in self.verdict.reasons)
+        return any(reason.name in (INTERRUPTED, DEVICE_LOST) for reason in self.verdict.reasons)
+
+    @property
+    def kernel_note(self) -> str:
+        """Return what a reader must know of the kernel, such as that it is reference code; empty for most."""
+        return str(self.procedure.notes.get(KERNEL_NOTE, ""))
 
     @property
     def disturbed(self) -> bool:

@@ -9,14 +9,22 @@ from typing import Any
 from codesign.codec import from_plain, to_plain
 from codesign.errors import InputError, MeasurementError
 from codesign.profiler.candidates import Entry, RunPlan, flush_bytes, memory_groups, shuffled
-from codesign.profiler.child import OUT_OF_MEMORY, ChildSpec
-from codesign.profiler.children import START_LIMIT_S, Child, ChildFailedError, ChildRefusedError, Interrupted
+from codesign.profiler.child import ChildSpec
+from codesign.profiler.children import (
+    START_LIMIT_S,
+    Child,
+    ChildFailedError,
+    ChildOutOfMemoryError,
+    ChildRefusedError,
+    Interrupted,
+)
 from codesign.profiler.energy import COUNTER_WAIT_S, MIN_WINDOW_S, Energy
-from codesign.profiler.gpu_states import GpuRound
+from codesign.profiler.gpu_energy import Busy
+from codesign.profiler.gpu_watch import DeviceLostError, GpuWatch
 from codesign.profiler.load import LoadChange
 from codesign.profiler.processors import pinned_processors
 from codesign.profiler.reading import Reading, absent
-from codesign.profiler.records import INTERRUPTED, Measurement, case_json
+from codesign.profiler.records import DEVICE_LOST, INTERRUPTED, Measurement, case_json
 from codesign.profiler.run_folder import RunWriter
 from codesign.profiler.signals import Stop
 from codesign.profiler.statistics import refuse_bad_samples
@@ -35,10 +43,13 @@ class Children:
         self._running: dict[str, Child] = {}
 
     def ask(self, entry: Entry, order: dict[str, Any], limit_s: float, stop: Stop) -> dict[str, Any]:
-        """Return the answer of the entry's process, which is forgotten if it is gone."""
+        """Return the answer of the entry's process, which is forgotten if it is gone.
+
+        One that ran out of memory is ended: its libraries keep what they have got.
+        """
         try:
             return self._child(entry, stop).ask(order, limit_s, stop)
-        except (ChildFailedError, Interrupted):
+        except (ChildFailedError, ChildOutOfMemoryError, Interrupted):
             self._running.pop(entry.candidate).kill()
             raise
 
@@ -72,7 +83,7 @@ class Children:
 
 
 class Runner:
-    """Measures plans into one run directory."""
+    """Measures plans into one run directory; `watch` is of the GPU, where kernels of the plan run on one."""
 
     def __init__(
         self,
@@ -81,12 +92,13 @@ class Runner:
         children: Children,
         stop: Stop,
         report: Callable[[Measurement], None],
+        watch: GpuWatch | None = None,
     ) -> None:
         self._writer, self._settings, self._report = writer, settings, report
-        self._children, self._stop = children, stop
+        self._children, self._stop, self._watch = children, stop, watch
 
     def run(self, plan: RunPlan) -> None:
-        """Measure what is not measured yet; Interrupted if the user asks to stop."""
+        """Measure what is not measured yet; Interrupted if the user asks to stop, DeviceLostError if the GPU goes."""
         try:
             for number, block in enumerate(plan.blocks):
                 self._measure_block(number, tuple(entry for entry in block if entry.key not in self._writer.done))
@@ -100,16 +112,19 @@ class Runner:
             turns = {entry.key: Turn(entry, _now_utc()) for entry in group}
             try:
                 self._measure_group(number, turns)
-            except Interrupted:
+            except (Interrupted, DeviceLostError) as error:
                 for turn in turns.values():
                     if turn.samplings:
-                        self._interrupt(turn)
+                        self._keep_partial(turn, error)
                 raise
 
-    def _interrupt(self, turn: Turn) -> None:
+    def _keep_partial(self, turn: Turn, error: Exception) -> None:
         """Keep the samples so far in a row that does not count as measured."""
         partial = row(turn, self._settings, Conditions())
-        reason = Reason(INTERRUPTED, f"by {self._stop.signal_name}")
+        if isinstance(error, DeviceLostError):
+            reason = Reason(DEVICE_LOST, str(error))
+        else:
+            reason = Reason(INTERRUPTED, f"by {self._stop.signal_name}")
         self._writer.append(replace(partial, verdict=Verdict(Kind.INVALID, (reason, *partial.verdict.reasons))))
 
     def _measure_group(self, number: int, turns: dict[str, Turn]) -> None:
@@ -138,9 +153,10 @@ class Runner:
         try:
             after = step(turns[key])
         except (MeasurementError, InputError) as error:  # the child's end, its refusal, or times that are none
-            text = str(error)
-            failed = Conditions(memory_error=text) if text == OUT_OF_MEMORY else Conditions(failure=text)
-            self._write(turns.pop(key), failed)
+            if self._watch is not None and turns[key].entry.kernel.device == "cuda":
+                self._watch.refuse_lost()  # no other fault may hide it
+            text, is_memory = str(error), isinstance(error, ChildOutOfMemoryError)
+            self._write(turns.pop(key), Conditions(memory_error=text) if is_memory else Conditions(failure=text))
             return
         if after is None:
             self._release(turns.pop(key))
@@ -181,12 +197,22 @@ class Runner:
             turn,
             sampling=turn.sampling.add(taken),
             loads=(*turn.loads, from_plain(LoadChange, answer["load"], "the child's answer")),
-            gpu_rounds=(*turn.gpu_rounds, *_gpu_rounds(answer)),
         )
+        after = self._watched(after, answer)
         if not after.is_sampled or len(after.samplings) < self._settings.repeat:
             return after
         self._write(self._with_energy(after), Conditions())
         return None
+
+    def _watched(self, turn: Turn, answer: dict[str, Any]) -> Turn:
+        """Return the turn with what its GPU did in the round, or why that is not known."""
+        if self._watch is None or turn.entry.kernel.device != "cuda":
+            return turn
+        seen = self._watch.round_of(answer["begin_s"], answer["end_s"])
+        self._watch.refuse_lost(answer["end_s"])
+        if seen is None:
+            return replace(turn, unwatched=self._watch.why or "it saw nothing of a round")
+        return replace(turn, gpu_rounds=(*turn.gpu_rounds, seen))
 
     def _with_energy(self, turn: Turn) -> Turn:
         """Return the turn with the energy of its calls, or why there is none; time is never lost for lack of it."""
@@ -200,8 +226,14 @@ class Runner:
             answer = self._ask(turn, "energy", limit_s, idle_watt=idle.value)
         except (ChildFailedError, ChildRefusedError) as error:
             return replace(turn, energy=absent(str(error)))
-        energy = from_plain(Energy, answer["energy"], "the child's answer") if answer["energy"] else None
-        return replace(turn, energy=Reading(energy, answer["why"]))
+        return replace(turn, energy=self._energy_of(answer, idle))
+
+    def _energy_of(self, answer: dict[str, Any], idle: Reading[float]) -> Reading[Energy]:
+        """Return the energy that the child measured, or that of the time in which it kept the GPU busy."""
+        if answer.get("busy") and self._watch is not None:
+            return self._watch.energy_of(from_plain(Busy, answer["busy"], "the child's answer"), idle)
+        energy = from_plain(Energy, answer["energy"], "the child's answer") if answer.get("energy") else None
+        return Reading(energy, answer["why"])
 
     def _release(self, turn: Turn) -> None:
         """Let the child drop its copies; one that fails in this is gone, and its row is written already."""
@@ -214,12 +246,6 @@ class Runner:
         measurement = row(turn, self._settings, ended)
         self._writer.append(measurement)
         self._report(measurement)
-
-
-def _gpu_rounds(answer: dict[str, Any]) -> tuple[GpuRound, ...]:
-    """Return what the GPU did around a round, nothing where none takes part."""
-    found = answer.get("gpu")
-    return () if found is None else (from_plain(GpuRound, found, "the child's answer"),)
 
 
 def _now_utc() -> str:

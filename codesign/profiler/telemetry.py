@@ -1,225 +1,224 @@
-"""What NVIDIA GPUs say about themselves, through nvidia-ml-py (the module `pynvml`).
+"""The parent's side of GPU telemetry: a process that asks NVML, and a thread that reads what it says.
 
-No error of NVML leaves this file: a value that cannot be had is a `Reading` with the reason and the fix. What is not
-offered is asked for once and warned about once. Timing never depends on any of it.
+Whatever becomes of that process, this one goes on, with telemetry absent and the reason. Nothing waits longer than the
+limits here: a process that ends, is silent or says what is no reading is started once more, as a fresh one can tell
+whether the GPU is lost, and then left alone.
 """
 
-import hashlib
-from collections.abc import Callable, Mapping
+import contextlib
+import importlib.util
+import os
+import select
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from types import TracebackType
 
-from codesign.profiler.nvml_errors import FUNCTION_NOT_FOUND, LOST, code_of
-from codesign.profiler.reading import Reading, absent
-from codesign.units import MEGA, MILLI
+from codesign.errors import InputError
+from codesign.profiler.children import end_text, kill_group
+from codesign.profiler.nvml import BINDINGS, INSTALL_FIX
+from codesign.profiler.reading import absent
+from codesign.profiler.telemetry_lines import GpuState, Moment, Remark, Telemetry, read_message
 
-INSTALL_FIX = "pip install nvidia-ml-py"
-EVENT_BITS = {
-    0x1: "gpu_idle",
-    0x2: "applications_clocks",
-    0x4: "sw_power_cap",
-    0x8: "hw_slowdown",
-    0x10: "sync_boost",
-    0x20: "sw_thermal_slowdown",
-    0x40: "hw_thermal_slowdown",
-    0x80: "hw_power_brake",
-    0x100: "display_clocks",
-    0x200: "board_limit",
-    0x400: "reliability",
-}  # nvml.h, nvmlClocksEventReasons
-SM_CLOCK, MEMORY_CLOCK = 1, 2  # nvml.h, nvmlClockType_t
-GPU_TEMPERATURE = 0  # nvml.h, nvmlTemperatureSensors_t
+CHILD = "codesign.profiler.telemetry_child"
+STARTS_MAX = 2
+START_LIMIT_S = 10.0  # the driver wakes up GPUs that no process uses, which takes seconds each
+SILENCE_LIMIT_S = 2.0
+KILL_LIMIT_S = 1.0  # a process that hangs inside the driver cannot be killed
+LINE_BYTES_MAX = 2**18
+HISTORY_COUNT = 6000  # five minutes
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
-    """One value: the function that gives it, its name in older drivers, and how what it gives becomes ours."""
+class Sampler:
+    """Reads telemetry until it is closed. `warn` is told once of each thing that a GPU does not say.
 
-    function: str
-    convert: Callable[[Any], Any]
-    arguments: tuple[int, ...] = ()
-    older_function: str | None = None
-
-
-def hashed(identity: str) -> str:
-    """Return a short name that tells devices apart and does not tell which they are."""
-    return hashlib.sha256(identity.encode()).hexdigest()[:16]
-
-
-def event_names(mask: int) -> tuple[str, ...]:
-    """Return the clock event reasons of a mask; bits that are new to us keep their number."""
-    bits = [1 << i for i in range(mask.bit_length()) if mask >> i & 1]
-    return tuple(EVENT_BITS.get(bit, f"event_{bit:#x}") for bit in bits)
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _hertz(value: Any) -> float:
-    return float(value) * MEGA
-
-
-def _from_milli(value: Any) -> float:
-    return float(value) * MILLI
-
-
-def _milli_range(value: Any) -> list[float]:
-    return [float(one) * MILLI for one in value]
-
-
-def _on_off(value: Any) -> bool:
-    return bool(value[0] if isinstance(value, (tuple, list)) else value)
-
-
-IDENTITY_FIELDS: Mapping[str, Field] = {
-    "name": Field("nvmlDeviceGetName", _text),
-    "uuid_hash": Field("nvmlDeviceGetUUID", lambda value: hashed(_text(value))),
-    "vbios": Field("nvmlDeviceGetVbiosVersion", _text),
-    "memory_bytes": Field("nvmlDeviceGetMemoryInfo", lambda value: int(value.total)),
-    "max_sm_clock_hz": Field("nvmlDeviceGetMaxClockInfo", _hertz, (SM_CLOCK,)),
-    "max_memory_clock_hz": Field("nvmlDeviceGetMaxClockInfo", _hertz, (MEMORY_CLOCK,)),
-    "power_limit_watt": Field("nvmlDeviceGetPowerManagementLimit", _from_milli),
-    "default_power_limit_watt": Field("nvmlDeviceGetPowerManagementDefaultLimit", _from_milli),
-    "power_limit_range_watt": Field("nvmlDeviceGetPowerManagementLimitConstraints", _milli_range),
-    "ecc": Field("nvmlDeviceGetEccMode", _on_off),
-    "mig": Field("nvmlDeviceGetMigMode", _on_off),
-    "persistence": Field("nvmlDeviceGetPersistenceMode", _on_off),
-    "compute_mode": Field("nvmlDeviceGetComputeMode", int),
-    "pcie_generation": Field("nvmlDeviceGetCurrPcieLinkGeneration", int),
-    "pcie_lanes": Field("nvmlDeviceGetCurrPcieLinkWidth", int),
-}
-STATE_FIELDS: Mapping[str, Field] = {
-    "sm_clock_hz": Field("nvmlDeviceGetClockInfo", _hertz, (SM_CLOCK,)),
-    "memory_clock_hz": Field("nvmlDeviceGetClockInfo", _hertz, (MEMORY_CLOCK,)),
-    "power_watt": Field("nvmlDeviceGetPowerUsage", _from_milli),
-    "energy_joule": Field("nvmlDeviceGetTotalEnergyConsumption", _from_milli),
-    "temperature_celsius": Field("nvmlDeviceGetTemperature", float, (GPU_TEMPERATURE,)),
-    "events": Field(
-        "nvmlDeviceGetCurrentClocksEventReasons", event_names, (), "nvmlDeviceGetCurrentClocksThrottleReasons"
-    ),
-    "used_bytes": Field("nvmlDeviceGetMemoryInfo", lambda value: int(value.used)),
-    "process_ids": Field("nvmlDeviceGetComputeRunningProcesses", lambda value: tuple(int(one.pid) for one in value)),
-}
-
-
-class Nvml:
-    """The bindings with every error turned into a reading.
-
-    `module` is `pynvml` or something that behaves like it; `warn` is told once of each thing that is missing.
+    `bindings` is the module that the process asks, `pynvml` or what stands in for it.
     """
 
-    def __init__(self, module: Any, warn: Callable[[str], None]) -> None:
-        self._module, self._warn = module, warn
-        self._lasting: dict[tuple[object, ...], Reading[Any]] = {}
-        self._warned: set[str] = set()
-        self._unknown: set[str] = set()
-        self.is_lost = False
+    def __init__(self, warn: Callable[[str], None], bindings: str = BINDINGS) -> None:
+        self._warn, self._bindings = warn, bindings
+        self._changed = threading.Condition()
+        self._telemetry: Telemetry | None = None
+        self._moments: deque[Moment] = deque(maxlen=HISTORY_COUNT)
+        self._lost: dict[int, str] = {}
+        self._why: str | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._closed = False
+        self._thread = threading.Thread(target=self._follow, name="telemetry", daemon=True)
+        self._thread.start()
 
-    def call(self, function: str, *arguments: Any, convert: Callable[[Any], Any] = lambda value: value) -> Reading[Any]:
-        """Return what a function of the bindings gives, converted, or why it gives nothing."""
-        key = (function, *(argument if isinstance(argument, int) else id(argument) for argument in arguments))
-        if key in self._lasting:
-            return self._lasting[key]
-        try:
-            return Reading(convert(getattr(self._module, function)(*arguments)))
-        except Exception as error:  # the bindings raise whatever a driver makes of them; none may end a measurement
-            code = code_of(error)
-            self.is_lost |= getattr(error, "value", None) in LOST
-            if getattr(error, "value", None) == FUNCTION_NOT_FOUND or not hasattr(self._module, function):
-                self._unknown.add(function)
-        reading = absent(f"NVML: {code.name} ({function}); fix: {code.fix}")
-        if code.lasting:
-            self._lasting[key] = reading
-        return reading
+    def __enter__(self) -> "Sampler":
+        return self
 
-    def field(self, field: Field, handle: Any) -> Reading[Any]:
-        """Return one value of a device; say once what cannot be had."""
-        reading = self.call(field.function, handle, *field.arguments, convert=field.convert)
-        if field.function in self._unknown and field.older_function:
-            older = self.call(field.older_function, handle, *field.arguments, convert=field.convert)
-            reading = reading if field.older_function in self._unknown else older
-        if reading.value is not None:
-            return reading
-        if field.function not in self._warned:
-            self._warned.add(field.function)
-            self._warn(f"GPU telemetry is incomplete. {reading.why}.")
-        return reading
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def why(self) -> str | None:
+        """Return why there is no telemetry any more, None while there is."""
+        return self._why
+
+    def telemetry(self) -> Telemetry:
+        """Return the GPUs, waiting for them until the process has said them or is given up."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._telemetry is not None or self._why is not None, self.start_limit_s)
+            if self._telemetry is not None:
+                return self._telemetry
+            why = self._why or f"the telemetry process said nothing in {self.start_limit_s:.0f} s"
+            return Telemetry(absent(why), absent(why))
+
+    @property
+    def start_limit_s(self) -> float:
+        """Return the longest wait for the GPUs."""
+        return STARTS_MAX * (START_LIMIT_S + KILL_LIMIT_S)
+
+    def states(self, index: int, begin_s: float, end_s: float) -> tuple[tuple[float, GpuState], ...]:
+        """Return what a GPU did between two times of the monotonic clock, as far as it was read, oldest first."""
+        with self._changed:
+            seen = [one for one in self._moments if begin_s <= one.at_s <= end_s]
+        return tuple((one.at_s, one.states[index]) for one in seen if index in one.states)
+
+    def wait_past(self, at_s: float, limit_s: float = SILENCE_LIMIT_S) -> None:
+        """Wait for a moment later than a time, at most so long, and not at all where none comes any more."""
+
+        def is_past() -> bool:
+            return self._why is not None or bool(self._moments and self._moments[-1].at_s > at_s)
+
+        with self._changed:
+            self._changed.wait_for(is_past, limit_s)
+
+    def lost(self, index: int) -> str | None:
+        """Return why a GPU is lost, None if it is not."""
+        with self._changed:
+            return self._lost.get(index)
+
+    def close(self) -> None:
+        """End the process."""
+        with self._changed:
+            self._closed = True
+            process = self._process
+        if process is not None and process.returncode is None:
+            kill_group(process.pid)
+        self._thread.join(2 * KILL_LIMIT_S)
+
+    def _follow(self) -> None:
+        """Read one process after the other; the last one's end is the reason why there is no more."""
+        why = _not_installed(self._bindings)
+        for _ in range(STARTS_MAX if why is None else 0):
+            try:
+                ended = self._follow_one()
+            except OSError as error:
+                ended = _End(f"the telemetry process cannot be started ({type(error).__name__})")
+            why = ended.why
+            if self._closed or ended.in_order:
+                break
+        with self._changed:
+            self._why = why
+            self._changed.notify_all()
+
+    def _follow_one(self) -> "_End":
+        with _started(self._bindings) as process:
+            with self._changed:
+                self._process = process
+            if self._closed:
+                return _End("telemetry was closed", True)
+            assert process.stdout is not None
+            try:
+                for line in _lines(process.stdout.fileno()):
+                    self._take(line)
+            except (InputError, TimeoutError) as error:
+                return _End(f"the telemetry process failed: {error}")
+            return self._ended(process)
+
+    def _take(self, line: bytes) -> None:
+        """Keep what a line says."""
+        message = read_message(line)
+        if isinstance(message, Remark):
+            self._warn(message.text)
+            return
+        with self._changed:
+            if isinstance(message, Telemetry):
+                self._telemetry = self._telemetry or message
+            else:
+                self._moments.append(message)
+            self._lost.update(message.lost)
+            self._changed.notify_all()
+
+    def _ended(self, process: subprocess.Popen[bytes]) -> "_End":
+        """Return why a process that closed its pipe did so; one that found no GPU has said so before."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(KILL_LIMIT_S)
+        gpus = self._telemetry.gpus if self._telemetry is not None else None
+        if process.returncode == 0 and gpus is not None and gpus.value is None:
+            return _End(gpus.why or "", True)
+        text = "it closed its pipe" if process.returncode is None else end_text(process.returncode)
+        return _End(f"the telemetry process failed: {text}")
 
 
 @dataclass(frozen=True, slots=True)
-class GpuState:
-    """What a GPU does at one moment."""
+class _End:
+    """Why a process is not read any more, and whether that was as it should be."""
 
-    sm_clock_hz: Reading[float]
-    memory_clock_hz: Reading[float]
-    power_watt: Reading[float]
-    energy_joule: Reading[float]
-    temperature_celsius: Reading[float]
-    events: Reading[tuple[str, ...]]
-    used_bytes: Reading[int]
-    process_ids: Reading[tuple[int, ...]]
+    why: str
+    in_order: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Gpu:
-    """One device: its index and the handle under which NVML knows it."""
-
-    nvml: Nvml
-    index: int
-    handle: Any
-
-    def identity(self) -> Mapping[str, Reading[Any]]:
-        """Return what does not change while a process runs, by the names of IDENTITY_FIELDS."""
-        return {name: self.nvml.field(field, self.handle) for name, field in IDENTITY_FIELDS.items()}
-
-    def state(self) -> GpuState:
-        """Return what the device does now."""
-        return GpuState(**{name: self.nvml.field(field, self.handle) for name, field in STATE_FIELDS.items()})
-
-    def energy_joule(self) -> Reading[float]:
-        """Return the energy counter, joules since the driver was loaded."""
-        return self.nvml.field(STATE_FIELDS["energy_joule"], self.handle)
-
-    def power_watt(self) -> Reading[float]:
-        """Return the power, on recent GPUs the mean of the last second."""
-        return self.nvml.field(STATE_FIELDS["power_watt"], self.handle)
+def read_telemetry(warn: Callable[[str], None], bindings: str = BINDINGS) -> Telemetry:
+    """Return the GPUs here and what they do now."""
+    with Sampler(warn, bindings) as sampler:
+        return sampler.telemetry()
 
 
-@dataclass(frozen=True, slots=True)
-class Telemetry:
-    """The GPUs that NVML shows, each or all of them absent with a reason."""
-
-    driver: Reading[str]
-    gpus: Reading[tuple[Gpu, ...]]
-
-
-def open_telemetry(warn: Callable[[str], None], module: Any = None) -> Telemetry:
-    """Return the GPUs here; `module` stands in for pynvml where one is given."""
-    found = load_bindings() if module is None else Reading(module)
-    if found.value is None:
-        return Telemetry(absent(found.why or ""), absent(found.why or ""))
-    nvml = Nvml(found.value, warn)
-    started = nvml.call("nvmlInit", convert=lambda _: True)
-    if started.value is None:
-        return Telemetry(absent(started.why or ""), absent(started.why or ""))
-    driver = nvml.call("nvmlSystemGetDriverVersion", convert=_text)
-    count = nvml.call("nvmlDeviceGetCount", convert=int)
-    if count.value is None:
-        return Telemetry(driver, absent(count.why or ""))
-    handles = [(i, nvml.call("nvmlDeviceGetHandleByIndex", i)) for i in range(count.value)]
-    gpus = tuple(Gpu(nvml, i, handle.value) for i, handle in handles if handle.value is not None)
-    reason = next((handle.why for _, handle in handles if handle.why), "NVML shows no GPU")
-    return Telemetry(driver, Reading(gpus) if gpus else absent(reason))
-
-
-def load_bindings() -> Reading[Any]:
-    """Return the module pynvml, unless it is missing or an old package of that name stands in its place."""
+def _not_installed(bindings: str) -> str | None:
+    """Return that the bindings are missing, without a process that would say no more."""
     try:
-        import pynvml
-    except ImportError:
-        return absent(f"nvidia-ml-py is not installed; fix: {INSTALL_FIX}")
-    if not hasattr(pynvml, "nvmlDeviceGetTotalEnergyConsumption"):
-        fix = f"pip uninstall pynvml, then {INSTALL_FIX}"
-        return absent(f"the module pynvml here is an old package that shadows nvidia-ml-py; fix: {fix}")
-    return Reading(pynvml)
+        found = importlib.util.find_spec(bindings)
+    except (ImportError, ValueError):
+        found = None
+    return None if found is not None else f"nvidia-ml-py is not installed; fix: {INSTALL_FIX}"
+
+
+@contextlib.contextmanager
+def _started(bindings: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a process, and end it."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", CHILD, bindings, str(os.getpid())],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        bufsize=0,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            kill_group(process.pid)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(KILL_LIMIT_S)
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def _lines(handle: int) -> Iterator[bytes]:
+    """Yield lines until the pipe is closed; TimeoutError where none comes in time, InputError where one has no end."""
+    buffer, limit_s = b"", START_LIMIT_S
+    deadline_s = time.monotonic() + limit_s
+    while True:
+        left_s = deadline_s - time.monotonic()
+        if left_s <= 0 or not select.select([handle], [], [], left_s)[0]:
+            raise TimeoutError(f"it said nothing for {limit_s:g} s")
+        more = os.read(handle, 2**16)
+        if not more:
+            return
+        *lines, buffer = (buffer + more).split(b"\n")
+        if len(buffer) > LINE_BYTES_MAX:
+            raise InputError(f"it said what is no reading: {buffer[:60]!r}")
+        yield from lines
+        if lines:
+            limit_s = SILENCE_LIMIT_S
+            deadline_s = time.monotonic() + limit_s

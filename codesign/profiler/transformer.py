@@ -12,7 +12,8 @@ import numpy as np
 
 from codesign.profiler.kernel import BlockCase, BlockSizes
 from codesign.profiler.linear import Linear
-from codesign.profiler.reference import Float32, quantize_kv, rounded
+from codesign.profiler.reference import quantize_kv, rounded
+from codesign.profiler.weights import Float32
 
 ROTARY_BASE = 10000.0  # arXiv 2104.09864, section 3.4.3
 NORM_EPSILON = 1e-5

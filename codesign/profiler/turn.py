@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any
 
 from codesign.profiler.candidates import Entry
 from codesign.profiler.check import Check
@@ -12,7 +11,7 @@ from codesign.profiler.gpu_states import GpuRound, with_gpu
 from codesign.profiler.load import LoadChange
 from codesign.profiler.processors import pinned_processors
 from codesign.profiler.reading import Reading
-from codesign.profiler.records import Measurement, Procedure
+from codesign.profiler.records import KERNEL_NOTE, Measurement, Procedure
 from codesign.profiler.statistics import ProcessSpread, process_spread
 from codesign.profiler.timing import Rule, Sampling, StopReason
 from codesign.profiler.verdict import Ceilings, Conditions, judge
@@ -40,7 +39,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class RunSettings:
-    """How a plan is measured: `repeat` fresh processes per case; `idle_watt` of devices whose energy is measured."""
+    """How a plan is measured: `repeat` fresh processes per case; `idle_watt` of devices whose energy is measured.
+
+    `usual_clock_hz` is of the GPU, where there is one that says it.
+    """
 
     hw: str
     modules: tuple[str, ...]
@@ -51,24 +53,25 @@ class RunSettings:
     prepare_limit_s: float = PREPARE_LIMIT_S
     repeat: int = 1
     idle_watt: Mapping[str, Reading[float]] | None = None
+    usual_clock_hz: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What a child said about the case that it prepared; `usual_clock_hz` of its GPU, if it has one that says."""
+    """What a child said about the case that it prepared."""
 
     check: Check
     copies: int
     read_bytes: float
     math_dtype: str
-    usual_clock_hz: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
     """One candidate of the group that is being measured, as far as it has come.
 
-    `earlier` are the samplings of the processes before this one that ran the same case.
+    `earlier` are the samplings of the processes before this one that ran the same case; `unwatched` says why a GPU's
+    rounds are not known.
     """
 
     entry: Entry
@@ -79,6 +82,7 @@ class Turn:
     gpu_rounds: tuple[GpuRound, ...] = ()
     earlier: tuple[Sampling, ...] = ()
     energy: Reading[Energy] | None = None
+    unwatched: str | None = None
 
     @property
     def samplings(self) -> tuple[Sampling, ...]:
@@ -108,7 +112,7 @@ def row(turn: Turn, settings: RunSettings, ended: Conditions) -> Measurement:
         clock_gaps=sampling.gap_count if sampling else 0,
         load=mean_load(turn.loads),
     )
-    conditions = with_gpu(conditions, turn.gpu_rounds, prepared.usual_clock_hz if prepared else None)
+    conditions = with_gpu(conditions, turn.gpu_rounds, settings.usual_clock_hz)
     read_bytes = prepared.read_bytes if prepared else 0.0
     math_dtype = prepared.math_dtype if prepared else ""
     return Measurement(
@@ -151,9 +155,12 @@ def _spread(samplings: tuple[Sampling, ...]) -> ProcessSpread | None:
 
 
 def _procedure(turn: Turn, sampling: Sampling | None) -> Procedure:
-    notes: dict[str, Any] = dict(turn.entry.notes)
-    if turn.energy is not None and turn.energy.why:
-        notes["energy"] = turn.energy.why
+    found = {
+        KERNEL_NOTE: turn.entry.kernel.note,
+        "energy": turn.energy.why if turn.energy is not None else None,
+        "telemetry": f"absent, because {turn.unwatched}" if turn.unwatched else None,
+    }
+    notes = {**turn.entry.notes, **{name: text for name, text in found.items() if text}}
     return Procedure(
         started_utc=turn.started_utc,
         affinity=pinned_processors(turn.entry.case.threads),

@@ -44,6 +44,7 @@ class LayerRow:
     predicted_s: float | None
     gain: float
     roof_fraction: float
+    kernel_note: str = ""
 
 
 def baseline_of(frame: "DataFrame") -> str | None:
@@ -110,7 +111,7 @@ def layer_rows(frame: "DataFrame") -> tuple[LayerRow, ...]:
         m, n, k, threads = (int(size) for size in case)
         gain = float(base_s.loc[case] / one["measured_s"])
         rows.append(LayerRow(m, n, k, threads, one["scheme"], one["library"], one["kernel"], one["measured_s"],
-                             predicted, gain, one["roof_fraction"]))  # fmt: skip
+                             predicted, gain, one["roof_fraction"], one["kernel_note"]))  # fmt: skip
     return tuple(rows)
 
 

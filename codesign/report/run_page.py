@@ -123,15 +123,17 @@ def gain_table(report: RunReport) -> Table:
 
 
 def layer_table(report: RunReport) -> Table:
-    """Return the fastest kernel of every scheme by multiplication."""
+    """Return the fastest kernel of every scheme by multiplication, and what must be known of those kernels."""
+    shown = report.layers[:LAYER_ROWS_MAX]
+    noted = any(one.kernel_note for one in shown)
     rows = [
         (f"{one.m:,} x {one.n:,} x {one.k:,}", str(one.threads), one.scheme, f"{one.library} {one.kernel}",
          format_seconds(one.measured_s), "-" if one.predicted_s is None else format_seconds(one.predicted_s),
-         f"{one.gain:.2f}x", format_percent(one.roof_fraction))
-        for one in report.layers[:LAYER_ROWS_MAX]
+         f"{one.gain:.2f}x", format_percent(one.roof_fraction), *([one.kernel_note] if noted else []))
+        for one in shown
     ]  # fmt: skip
     headers = ("m x n x k", "threads", "scheme", "fastest kernel", "measured", "predicted", "gain", "of the roof")
-    return Table(headers, rows, right=(0, 1, 4, 5, 6, 7))
+    return Table((*headers, *(["of the kernel"] if noted else [])), rows, right=(0, 1, 4, 5, 6, 7))
 
 
 def skipped_table(run: Run) -> Table:

@@ -133,19 +133,20 @@ def test_with_telemetry_every_round_has_its_readings(tmp_path, monkeypatch):
 
 
 def test_a_lost_gpu_ends_the_run_and_keeps_the_samples_so_far(tmp_path, monkeypatch):
-    monkeypatch.setenv("CHILD_NVML", "lose@40")
+    gone = tmp_path / "gone"
+    monkeypatch.setenv("CHILD_NVML", f"lose@{gone}")
 
-    class Slow(Runner):
+    class Losing(Runner):
         def _round(self, turn):
-            after = super()._round(turn)
-            if turn.sampling.rounds:  # the second round ends when the GPU is gone
-                self._watch._sampler.wait_past(time.perf_counter() + 3.0, LONG_WAIT_S)
-            return after
+            if turn.sampling.rounds:
+                gone.touch()
+                self._watch._sampler.wait_past(time.perf_counter() + 0.2, LONG_WAIT_S)
+            return super()._round(turn)
 
     with watched() as watch, pytest.raises(DeviceLostError, match="NVML: GPU is lost"):
-        measure(tmp_path, watch, Slow)
-    rows = read_run(tmp_path).measurements
-    assert rows
+        measure(tmp_path / "run", watch, Losing)
+    rows = read_run(tmp_path / "run").measurements
+    assert len(rows) == 1
     for one in rows:
         assert (one.verdict.kind, one.verdict.reasons[0].name) == (Kind.INVALID, "device_lost")
         assert "restart the machine or reset the GPU" in one.verdict.reasons[0].evidence
@@ -185,7 +186,7 @@ def profile(folder: Path, fault: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_command_ends_as_device_lost_with_exit_5_and_resumes(tmp_path):
     # Each process starts with one reading of each of its two GPUs; the command starts two.
-    lost = profile(tmp_path, "lose@24")
+    lost = profile(tmp_path, "lose@12")
     assert lost.returncode == 5, lost.stderr
     assert "Stopped: device_lost: NVML: GPU is lost" in lost.stderr
     assert json.loads((tmp_path / "run" / "run.json").read_text())["state"].startswith("device_lost: NVML: GPU is lost")

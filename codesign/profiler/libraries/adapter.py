@@ -22,18 +22,8 @@ from codesign.profiler.kernel import (
     Prepared,
     gemm_inputs,
 )
-from codesign.profiler.reference import (
-    ROUNDINGS,
-    Float32,
-    FloatWeights,
-    QuantizedWeights,
-    Weights,
-    attention,
-    attention_inputs,
-    product,
-    quantize,
-    rounded,
-)
+from codesign.profiler.reference import ROUNDINGS, attention, attention_inputs, product, rounded
+from codesign.profiler.weights import Float32, FloatWeights, QuantizedWeights, Weights, quantize
 from codesign.schemes.catalog import parse_scheme
 from codesign.units import BITS_PER_BYTE
 

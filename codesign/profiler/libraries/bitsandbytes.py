@@ -8,7 +8,7 @@ import numpy as np
 from codesign.profiler.kernel import GemmCase
 from codesign.profiler.libraries import torch_cpu
 from codesign.profiler.libraries.adapter import GemmRow, Library, import_quietly, k_multiple, n_multiple, needs_flags
-from codesign.profiler.reference import QuantizedWeights
+from codesign.profiler.weights import QuantizedWeights
 
 _BLOCK = 64
 _ROWS = 32  # _convert_weight_packed_for_cpu packs blocks of so many rows

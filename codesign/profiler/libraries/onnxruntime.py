@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from codesign.profiler.kernel import GemmCase
 from codesign.profiler.libraries.adapter import GemmRow, Library
-from codesign.profiler.reference import Float32, QuantizedWeights, in_groups
+from codesign.profiler.reference import in_groups
+from codesign.profiler.weights import Float32, QuantizedWeights
 
 _IR_VERSION = 10
 _DOMAIN = "com.microsoft"

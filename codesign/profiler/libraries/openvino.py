@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from codesign.profiler.kernel import GemmCase
 from codesign.profiler.libraries.adapter import GemmRow, Library, k_multiple, needs_flags
-from codesign.profiler.reference import Float32, QuantizedWeights
+from codesign.profiler.weights import Float32, QuantizedWeights
 
 
 def _stored_codes(weights: QuantizedWeights, bits: int) -> NDArray[Any]:

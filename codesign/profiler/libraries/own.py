@@ -8,14 +8,8 @@ from numpy.typing import NDArray
 from codesign import native
 from codesign.profiler.kernel import AttentionCase, GemmCase
 from codesign.profiler.libraries.adapter import AttentionRow, GemmRow, Library, k_multiple
-from codesign.profiler.reference import (
-    AttentionInputs,
-    Float32,
-    QuantizedWeights,
-    quantize_kv,
-    quantize_tensor_int8,
-    rounded,
-)
+from codesign.profiler.reference import AttentionInputs, quantize_kv, quantize_tensor_int8, rounded
+from codesign.profiler.weights import Float32, QuantizedWeights
 
 _K_MULTIPLE = 32
 _GROUPS = (None, 32, 64, 128)
@@ -34,7 +28,7 @@ def from_bf16_bits(bits: NDArray[np.uint16]) -> Float32:
 
 
 def _feed(x: Float32, case: GemmCase) -> Any:
-    from codesign.native.gemm_int8 import Call
+    from codesign.native.call import Call
 
     return bf16_bits(x), Call(threads=case.threads, bfloat16=True)
 

@@ -15,18 +15,11 @@ from codesign.profiler.libraries.adapter import (
     n_multiple,
     needs_flags,
 )
-from codesign.profiler.reference import (
-    AttentionInputs,
-    Float32,
-    FloatWeights,
-    QuantizedWeights,
-    quantize_tensor_e4m3,
-    quantize_tensor_int8,
-    rounded,
-    visible,
-)
+from codesign.profiler.reference import AttentionInputs, quantize_tensor_int8, rounded, visible
+from codesign.profiler.weights import TORCH_NAMES, Float32, FloatWeights, QuantizedWeights, quantize
+from codesign.schemes.catalog import parse_scheme
 
-_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+_E4M3 = parse_scheme("FP8")
 _INT4_MIDDLE = 8
 _QLINEAR_ZERO = 128
 _AVX512 = ("avx512f", "avx512bw", "avx512vl", "avx512dq")
@@ -47,7 +40,7 @@ def tensor(values: Float32, precision: str) -> Any:
     """Return a tensor of its own memory in a precision."""
     import torch
 
-    return torch.tensor(np.ascontiguousarray(values), dtype=getattr(torch, _DTYPES[precision]))
+    return torch.tensor(np.ascontiguousarray(values), dtype=getattr(torch, TORCH_NAMES[precision]))
 
 
 def integers(codes: np.ndarray[Any, Any], kind: type[np.integer[Any]] = np.int8) -> Any:
@@ -213,24 +206,20 @@ def _call_qlinear(fed: Any, packed: Any) -> Any:
 
 
 def _feed_e4m3(x: Float32, _case: GemmCase) -> Any:
-    codes, scale = quantize_tensor_e4m3(x)
-    return _e4m3_tensor(codes), _scalar(scale)
+    return _e4m3(quantize(x, _E4M3))
 
 
 def _pack_e4m3(weights: QuantizedWeights, _fed: Any, _case: GemmCase) -> Any:
-    return _e4m3_tensor(weights.codes).t(), _scalar(weights.scales[0, 0])
+    codes, scale = _e4m3(weights)
+    return codes.t(), scale
 
 
-def _e4m3_tensor(codes: np.ndarray[Any, Any]) -> Any:
+def _e4m3(values: Any) -> tuple[Any, Any]:
+    """Return bytes as torch's float8, and their one scale."""
     import torch
 
-    return integers(codes, np.uint8).view(torch.float8_e4m3fn)
-
-
-def _scalar(value: Any) -> Any:
-    import torch
-
-    return torch.tensor(float(value), dtype=torch.float32)
+    codes = integers(values.codes, np.uint8).view(torch.float8_e4m3fn)
+    return codes, torch.tensor(float(values.scales[0, 0]), dtype=torch.float32)
 
 
 def _call_scaled_mm(fed: Any, packed: Any) -> Any:

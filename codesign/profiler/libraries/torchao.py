@@ -6,7 +6,7 @@ from typing import Any
 from codesign.profiler.kernel import GemmCase
 from codesign.profiler.libraries import torch_cpu
 from codesign.profiler.libraries.adapter import GemmRow, Library, import_quietly
-from codesign.profiler.reference import QuantizedWeights
+from codesign.profiler.weights import QuantizedWeights
 
 _COMPOSED = "composed of PyTorch's operators, each of which reads and writes its results"
 

@@ -13,7 +13,7 @@ from codesign.profiler.libraries.adapter import (
     needs_flags,
     version_of,
 )
-from codesign.profiler.reference import FloatWeights, QuantizedWeights
+from codesign.profiler.weights import FloatWeights, QuantizedWeights
 
 # zentorch 2.13.0.2 remembers by address what it packed in a call; zentorch_clear_weight_cache forgets only a part.
 _KEPT: list[Any] = []

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -24,6 +25,8 @@ from codesign.profiler.reference import rounded
 from codesign.schemes.catalog import parse_scheme
 from codesign.schemes.kv import KV_FORMATS
 
+needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="weights are rounded with torch")
+
 CASE = GemmCase("W4A16-g32", 3, 7, 80)
 DECODE = AttentionCase("bf16", 2, 4, 2, 16, 1, 9)
 
@@ -41,6 +44,7 @@ def library(*rows: GemmRow, distribution: str = "numpy", **changed) -> Library:
     return Library("fake", (distribution,), rows, lambda _threads: None, **changed)
 
 
+@needs_torch
 def test_a_prepared_kernel_computes_its_reference():
     (kernel,) = kernels_of(library(plain_row()))
     assert kernel.refuses(CASE) is None
@@ -48,6 +52,7 @@ def test_a_prepared_kernel_computes_its_reference():
     np.testing.assert_allclose(prepared.output(prepared.run(0)), prepared.reference(), rtol=1e-4, atol=1e-5)
 
 
+@needs_torch
 def test_copies_are_the_same_rows_moved_down():
     prepared = kernels_of(library(plain_row()))[0].prepare(CASE, 3)
     first = prepared.output(prepared.run(0))
@@ -56,6 +61,7 @@ def test_copies_are_the_same_rows_moved_down():
         np.testing.assert_allclose(prepared.output(prepared.run(copy)), np.roll(first, copy, axis=1), rtol=1e-6)
 
 
+@needs_torch
 def test_read_bytes_are_codes_and_scales():
     prepared = kernels_of(library(plain_row(scale_bytes=2.5)))[0].prepare(CASE, 1)
     assert prepared.read_bytes == 7 * 80 / 2 + 7 * 3 * 2.5
@@ -63,6 +69,7 @@ def test_read_bytes_are_codes_and_scales():
     assert dense.read_bytes == 7 * 80 * 2
 
 
+@needs_torch
 def test_the_reference_rounds_activations_as_the_scheme_does_and_exact_does_not():
     row = plain_row(scheme="W8A8", rounding="int8 per token")
     prepared = kernels_of(library(row))[0].prepare(CASE, 1)
@@ -71,6 +78,7 @@ def test_the_reference_rounds_activations_as_the_scheme_does_and_exact_does_not(
     np.testing.assert_allclose(prepared.output(prepared.run(0)), prepared.exact(), rtol=1e-4, atol=1e-5)
 
 
+@needs_torch
 def test_threads_are_set_before_anything_is_packed():
     seen = []
     row = plain_row(pack=lambda *_: seen.append("pack"))
