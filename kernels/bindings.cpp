@@ -4,11 +4,12 @@
 #include "common/cpu.h"
 #include "common/pages.h"
 #include "common/pool.h"
+#include "common/weight_only_bindings.h"
 #include "kv_attention/bindings.h"
 #include "roofs/bindings.h"
-#include "w4a16_gemm/bindings.h"
+#include "w4a16_gemm/w4a16_gemm.h"
 #include "w4a8_gemm/bindings.h"
-#include "w8a16_gemm/bindings.h"
+#include "w8a16_gemm/w8a16_gemm.h"
 #include "w8a8_gemm/bindings.h"
 
 namespace nb = nanobind;
@@ -40,8 +41,8 @@ NB_MODULE(_native, m) {
     bind_common(m);
     bind_kv_attention(m);
     bind_roofs(m);
-    bind_w4a16_gemm(m);
+    bind_weight_only(m, "w4a16_gemm", &codesign_w4a16_gemm);
     bind_w4a8_gemm(m);
-    bind_w8a16_gemm(m);
+    bind_weight_only(m, "w8a16_gemm", &codesign_w8a16_gemm);
     bind_w8a8_gemm(m);
 }

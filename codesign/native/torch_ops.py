@@ -9,8 +9,9 @@ import torch
 
 from codesign.errors import InputError
 from codesign.native import load
+from codesign.native.call import BEST_ISA, BFLOAT16, FLOAT32
 from codesign.native.gemm_bf16 import WeightOnly
-from codesign.native.gemm_int8 import BEST_ISA, BFLOAT16, FLOAT32, W4A8Weights, W8A8Weights
+from codesign.native.gemm_int8 import W4A8Weights, W8A8Weights
 from codesign.native.packed import PackedWeights
 
 _DTYPES = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16}

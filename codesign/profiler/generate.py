@@ -24,7 +24,7 @@ from codesign.profiler.linear import FIXED_ROWS, Linear, LinearKernel, linear_ke
 from codesign.profiler.timing import Work
 from codesign.profiler.weights import Float32
 from codesign.quantize.network import Network
-from codesign.quantize.source import open_source
+from codesign.quantize.source import open_source, transformers
 from codesign.schemes.catalog import parse_scheme
 
 CHECKED_POSITIONS = 16  # logits at the last tokens of the prompt
@@ -135,19 +135,10 @@ def load_transformer(path: Path) -> Any:
     """Return the model in a folder or GGUF file in float32, from this disk alone."""
     import torch
 
-    try:
-        import transformers
-    except ImportError as error:
-        raise CapabilityError(
-            "--generate runs models with transformers, which is not installed; pip install transformers."
-        ) from error
-    logging: Any = transformers.logging
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     if path.suffix.lower() == GGUF_SUFFIX:
         return Network(open_source(str(path))).loaded()
     try:
-        model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+        model: Any = transformers().AutoModelForCausalLM.from_pretrained(
             path, dtype=torch.float32, local_files_only=True, trust_remote_code=False
         )
     except (OSError, ValueError, ImportError) as error:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -153,13 +154,14 @@ def _e5m2(values: "Tensor") -> "Tensor":
     return values.clamp(-57344.0, 57344.0).to(torch.float8_e5m2).float()
 
 
-def _int8(values: "Tensor") -> "Tensor":
-    """Return 8-bit integers with a bf16 scale per vector, rounded up so that nothing is clipped: our own kernels'."""
+def bf16_scaled(values: "Tensor", bits: int) -> "Tensor":
+    """Return integers with a bf16 scale per vector, rounded up so that nothing is clipped: our own kernels'."""
     import torch
 
-    exact = values.abs().amax(dim=-1, keepdim=True) / 127
+    top = 2 ** (bits - 1) - 1
+    exact = values.abs().amax(dim=-1, keepdim=True) / top
     scale = ((exact.view(torch.int32) + 0xFFFF) & ~0xFFFF).view(torch.float32)
-    return (values / torch.where(scale > 0, scale, 1.0)).round().clamp(-127, 127) * scale
+    return (values / torch.where(scale > 0, scale, 1.0)).round().clamp(-top, top) * scale
 
 
 def _int4(values: "Tensor") -> "Tensor":
@@ -188,7 +190,8 @@ def _gguf(scheme: str) -> Rounder:
 
 _ROUNDERS: Mapping[str, Rounder] = MappingProxyType(
     {
-        "fp8": _e4m3, "fp8_e5m2": _e5m2, "int8": _int8, "int4": _int4, "q8_0": _gguf("Q8_0"), "q4_0": _gguf("Q4_0"),
+        "fp8": _e4m3, "fp8_e5m2": _e5m2, "int8": partial(bf16_scaled, bits=8), "int4": _int4,
+        "q8_0": _gguf("Q8_0"), "q4_0": _gguf("Q4_0"),
     }
 )  # fmt: skip
 _GROUPED = ("int8", "int4", "q8_0", "q4_0")

@@ -62,10 +62,4 @@ inline int32_t run_call(const codesign_int8_variant *variant, const codesign_int
     return CODESIGN_INT8_OK;
 }
 
-inline const codesign_int8_variant *
-variant_of(const codesign_int8_variant *const (&variants)[CODESIGN_ISA_COUNT], int32_t isa) {
-    if (isa == CODESIGN_ISA_BEST) isa = codesign_isa_best();
-    return isa >= 0 && isa < CODESIGN_ISA_COUNT && codesign_isa_runs(isa) ? variants[isa] : nullptr;
-}
-
 } // namespace

@@ -1,5 +1,5 @@
-// What the kernels with 16-bit activations (w4a16_gemm, w8a16_gemm) share: the packed layout, the job that the variants
-// work on, and the table that each variant exports.
+// What the kernels with 16-bit activations (w4a16_gemm, w8a16_gemm) share inside: the packed layout, the job that the
+// variants work on, and the table that each variant exports. For the interface see weight_only_gemm.h.
 //
 // Packed weights, one stream per panel of 32 columns, in the order in which a kernel reads them:
 //   float    multiplier[32]                    a power of two (grouped) or the scale (per channel) of each column
@@ -92,3 +92,9 @@ inline int64_t pass_rows(int64_t m) {
 
 } // namespace weight_only
 } // namespace codesign
+
+// The object that stands for a kernel.
+struct codesign_weight_only_kernel {
+    int32_t bits;                                         // of a code
+    const codesign::weight_only::Variant *const *variants; // by codesign_isa_name
+};

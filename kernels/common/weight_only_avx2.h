@@ -2,19 +2,15 @@
 // widened to 16 bits and multiplied by vpmaddwd, which does 16 products where a float32 multiply-add does 8.
 #pragma once
 
+#include "weight_only_rounded.h"
+
 #include <immintrin.h>
-
-#include <cmath>
-
-#include "common/float_bits.h"
-#include "common/weight_only.h"
 
 namespace {
 namespace avx2 {
 
 using namespace codesign::weight_only;
 
-constexpr float LARGEST = 127 * 256;
 constexpr int VECTORS = COLUMNS / 8;
 
 inline __m256 load_floats(const void *x, int32_t dtype, int64_t at) {
@@ -23,8 +19,7 @@ inline __m256 load_floats(const void *x, int32_t dtype, int64_t at) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
 }
 
-// As bits, so that infinities and NaN come out largest.
-inline float largest_of(const Job &job, int64_t at, int64_t length) {
+inline uint32_t largest_bits(const Job &job, int64_t at, int64_t length) {
     __m256i largest = _mm256_setzero_si256();
     for (int64_t i = 0; i < length; i += 8) {
         const __m256i bits = _mm256_castps_si256(load_floats(job.x, job.x_dtype, at + i));
@@ -33,11 +28,12 @@ inline float largest_of(const Job &job, int64_t at, int64_t length) {
     uint32_t lanes[8], most = 0;
     _mm256_storeu_si256((__m256i *)lanes, largest);
     for (uint32_t lane : lanes) most = lane > most ? lane : most;
-    return float_of_bits(most);
+    return most;
 }
 
 // Each four of k in the order 0, 2, 1, 3: the pairs that masking even and odd bytes of four codes leaves.
-inline int32_t round_to_16_bits(const Job &job, int64_t at, int64_t length, float inverse, int16_t *out) {
+inline int32_t round_to_16_bits(const Job &job, int64_t at, int64_t length, float inverse, uint8_t *out) {
+    int16_t *words = (int16_t *)out;
     const __m256i order = _mm256_set1_epi64x(0x0706030205040100);
     __m256i sum = _mm256_setzero_si256();
     for (int64_t i = 0; i < length; i += 8) {
@@ -45,30 +41,15 @@ inline int32_t round_to_16_bits(const Job &job, int64_t at, int64_t length, floa
         const __m256i q = _mm256_cvtps_epi32(_mm256_mul_ps(x, _mm256_set1_ps(inverse)));
         sum = _mm256_add_epi32(sum, q);
         // packs: lanes hold k 0-3 and their copies, 4-7 and their copies
-        const __m256i words = _mm256_packs_epi32(q, q);
-        const __m256i pairs = _mm256_shuffle_epi8(words, order);
-        _mm_storel_epi64((__m128i *)(out + i), _mm256_castsi256_si128(pairs));
-        _mm_storel_epi64((__m128i *)(out + i + 4), _mm256_extracti128_si256(pairs, 1));
+        const __m256i twice = _mm256_packs_epi32(q, q);
+        const __m256i pairs = _mm256_shuffle_epi8(twice, order);
+        _mm_storel_epi64((__m128i *)(words + i), _mm256_castsi256_si128(pairs));
+        _mm_storel_epi64((__m128i *)(words + i + 4), _mm256_extracti128_si256(pairs, 1));
     }
     int32_t lanes[8], total = 0;
     _mm256_storeu_si256((__m256i *)lanes, sum);
     for (int32_t lane : lanes) total += lane;
     return total;
-}
-
-void prepare(const Job &job, int64_t begin, int64_t end) {
-    const Layout &l = job.weights;
-    for (int64_t row = begin; row < end; row++)
-        for (int64_t b = 0; b < l.blocks; b++) {
-            const int64_t at = row * l.k + b * l.block, length = l.block_k(b);
-            const float largest = largest_of(job, at, length);
-            // Below 1e-30 the inverse overflows; an infinity or a NaN makes the row NaN, as any sum with it would be.
-            const bool finite = largest <= 3.4e38f;
-            const float inverse = largest > 1e-30f ? LARGEST / largest : 0;
-            int16_t *out = (int16_t *)job.rows + (b * job.m + row) * l.block;
-            job.row_sums[row * l.blocks + b] = finite ? round_to_16_bits(job, at, length, inverse, out) : 0;
-            job.row_scales[row * l.blocks + b] = !finite ? NAN : inverse > 0 ? largest / LARGEST : 0;
-        }
 }
 
 inline __m256i broadcast(const int16_t *pair) {
@@ -129,42 +110,19 @@ void tile(const Job &job, int64_t panel, int64_t b, int64_t row, float *out) {
     }
 }
 
-using Tile = void (*)(const Job &, int64_t, int64_t, int64_t, float *);
-
 // By rows; eight accumulators at most, as the other eight registers hold codes, products and activations.
 template <int BITS, bool ASYMMETRIC>
-constexpr Tile TILES[] = {nullptr, tile<BITS, 1, 4, ASYMMETRIC>, tile<BITS, 2, 4, ASYMMETRIC>,
+constexpr rounded::Tile TILES[] = {nullptr, tile<BITS, 1, 4, ASYMMETRIC>, tile<BITS, 2, 4, ASYMMETRIC>,
                           tile<BITS, 3, 2, ASYMMETRIC>, tile<BITS, 4, 2, ASYMMETRIC>};
 constexpr int64_t TALLEST = 4;
 
-inline void write_row(const Job &job, int64_t panel, int64_t row, const float *sums) {
-    const uint8_t *multipliers = job.packed + panel * job.weights.panel_bytes;
-    const int64_t n = panel * COLUMNS, left = job.weights.n - n;
-    for (int64_t i = 0; i < COLUMNS && i < left; i++) {
-        float multiplier;
-        memcpy(&multiplier, multipliers + i * 4, 4);
-        const int64_t at = row * job.weights.n + n + i;
-        if (job.out_dtype == FLOAT32)
-            ((float *)job.out)[at] = sums[i] * multiplier;
-        else
-            ((uint16_t *)job.out)[at] = bf16_of_float(sums[i] * multiplier);
-    }
-}
-
 template <int BITS> void panel(const Job &job, int64_t p, Scratch scratch) {
-    const Tile *tiles = job.weights.asymmetric ? TILES<BITS, true> : TILES<BITS, false>;
-    const int64_t step = pass_rows(job.m);
-    for (int64_t first = 0; first < job.m; first += step) {
-        const int64_t rows = job.m - first < step ? job.m - first : step;
-        memset(scratch.sums, 0, size_t(rows * COLUMNS * 4));
-        for (int64_t b = 0; b < job.weights.blocks; b++)
-            for (int64_t row = 0; row < rows; row += TALLEST)
-                tiles[rows - row < TALLEST ? rows - row : TALLEST](job, p, b, first + row, scratch.sums + row * COLUMNS);
-        for (int64_t row = 0; row < rows; row++) write_row(job, p, first + row, scratch.sums + row * COLUMNS);
-    }
+    rounded::panel<TALLEST>(job, p, scratch, job.weights.asymmetric ? TILES<BITS, true> : TILES<BITS, false>);
 }
 
-template <int BITS> constexpr Variant table() { return {prepare, panel<BITS>}; }
+template <int BITS> constexpr Variant table() {
+    return {rounded::prepare<largest_bits, round_to_16_bits>, panel<BITS>};
+}
 
 } // namespace avx2
 } // namespace

@@ -2,60 +2,40 @@
 // dot product wants signed codes: those of 8 bits count from 128 there, and so do their zero points.
 #pragma once
 
+#include "weight_only_rounded.h"
+
 #include <arm_neon.h>
-
-#include <cmath>
-
-#include "common/float_bits.h"
-#include "common/weight_only.h"
 
 namespace {
 namespace neon {
 
 using namespace codesign::weight_only;
 
-constexpr float LARGEST = 127 * 256;
 constexpr int VECTORS = COLUMNS / 4, V = 4; // of a panel, of a tile
 
 inline float read(const Job &job, int64_t at) {
     return job.x_dtype == FLOAT32 ? ((const float *)job.x)[at] : float_of_bf16(((const uint16_t *)job.x)[at]);
 }
 
-// As bits, so that infinities and NaN come out largest.
-inline float largest_of(const Job &job, int64_t at, int64_t length) {
+inline uint32_t largest_bits(const Job &job, int64_t at, int64_t length) {
     uint32_t most = 0;
     for (int64_t i = 0; i < length; i++) {
         const uint32_t bits = bits_of_float(read(job, at + i)) & 0x7fffffff;
         most = bits > most ? bits : most;
     }
-    return float_of_bits(most);
+    return most;
 }
 
 // Four high bytes, four low bytes, and so on.
-inline int32_t split(const Job &job, int64_t at, int64_t length, float inverse, int8_t *out) {
+inline int32_t split(const Job &job, int64_t at, int64_t length, float inverse, uint8_t *out) {
     int32_t sum = 0;
     for (int64_t i = 0; i < length; i++) {
         const int32_t q = vcvtns_s32_f32(read(job, at + i) * inverse);
-        out[i / 4 * 8 + i % 4] = int8_t((q + 128) >> 8);
-        out[i / 4 * 8 + 4 + i % 4] = int8_t(q);
+        out[i / 4 * 8 + i % 4] = uint8_t((q + 128) >> 8);
+        out[i / 4 * 8 + 4 + i % 4] = uint8_t(q);
         sum += q;
     }
     return sum;
-}
-
-void prepare(const Job &job, int64_t begin, int64_t end) {
-    const Layout &l = job.weights;
-    for (int64_t row = begin; row < end; row++)
-        for (int64_t b = 0; b < l.blocks; b++) {
-            const int64_t at = row * l.k + b * l.block, length = l.block_k(b);
-            const float largest = largest_of(job, at, length);
-            // Below 1e-30 the inverse overflows; an infinity or a NaN makes the row NaN, as any sum with it would be.
-            const bool finite = largest <= 3.4e38f;
-            const float inverse = largest > 1e-30f ? LARGEST / largest : 0;
-            int8_t *out = (int8_t *)job.rows + (b * job.m + row) * l.block * 2;
-            job.row_sums[row * l.blocks + b] = finite ? split(job, at, length, inverse, out) : 0;
-            job.row_scales[row * l.blocks + b] = !finite ? NAN : inverse > 0 ? largest / LARGEST : 0;
-        }
 }
 
 #if defined(__ARM_FEATURE_MATMUL_INT8)
@@ -141,41 +121,16 @@ void tile(const Job &job, int64_t panel, int64_t b, int64_t row, float *out) {
     }
 }
 
-using Tile = void (*)(const Job &, int64_t, int64_t, int64_t, float *);
-
 // By rows; 24 accumulators at most.
 template <int BITS, bool ASYMMETRIC>
-constexpr Tile TILES[] = {nullptr, tile<BITS, 1, ASYMMETRIC>, tile<BITS, 2, ASYMMETRIC>, tile<BITS, 3, ASYMMETRIC>};
+constexpr rounded::Tile TILES[] = {nullptr, tile<BITS, 1, ASYMMETRIC>, tile<BITS, 2, ASYMMETRIC>, tile<BITS, 3, ASYMMETRIC>};
 constexpr int64_t TALLEST = 3;
 
-inline void write_row(const Job &job, int64_t panel, int64_t row, const float *sums) {
-    const uint8_t *multipliers = job.packed + panel * job.weights.panel_bytes;
-    const int64_t n = panel * COLUMNS, left = job.weights.n - n;
-    for (int64_t i = 0; i < COLUMNS && i < left; i++) {
-        float multiplier;
-        memcpy(&multiplier, multipliers + i * 4, 4);
-        const int64_t at = row * job.weights.n + n + i;
-        if (job.out_dtype == FLOAT32)
-            ((float *)job.out)[at] = sums[i] * multiplier;
-        else
-            ((uint16_t *)job.out)[at] = bf16_of_float(sums[i] * multiplier);
-    }
-}
-
 template <int BITS> void panel(const Job &job, int64_t p, Scratch scratch) {
-    const Tile *tiles = job.weights.asymmetric ? TILES<BITS, true> : TILES<BITS, false>;
-    const int64_t step = pass_rows(job.m);
-    for (int64_t first = 0; first < job.m; first += step) {
-        const int64_t rows = job.m - first < step ? job.m - first : step;
-        memset(scratch.sums, 0, size_t(rows * COLUMNS * 4));
-        for (int64_t b = 0; b < job.weights.blocks; b++)
-            for (int64_t row = 0; row < rows; row += TALLEST)
-                tiles[rows - row < TALLEST ? rows - row : TALLEST](job, p, b, first + row, scratch.sums + row * COLUMNS);
-        for (int64_t row = 0; row < rows; row++) write_row(job, p, first + row, scratch.sums + row * COLUMNS);
-    }
+    rounded::panel<TALLEST>(job, p, scratch, job.weights.asymmetric ? TILES<BITS, true> : TILES<BITS, false>);
 }
 
-template <int BITS> constexpr Variant table() { return {prepare, panel<BITS>}; }
+template <int BITS> constexpr Variant table() { return {rounded::prepare<largest_bits, split>, panel<BITS>}; }
 
 } // namespace neon
 } // namespace

@@ -14,7 +14,3 @@
 #include "common/weight_only_scalar.h"
 #define CODESIGN_TABLE(bits) scalar::TABLE
 #endif
-
-#define CODESIGN_JOIN(first, second) first##second
-#define CODESIGN_JOIN_VALUES(first, second) CODESIGN_JOIN(first, second)
-#define CODESIGN_NAME(prefix) CODESIGN_JOIN_VALUES(prefix, CODESIGN_VARIANT)

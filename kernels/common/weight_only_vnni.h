@@ -4,20 +4,16 @@
 // to bf16: a block of 256 has largest / rms <= 16, bf16 has 8 bits.
 #pragma once
 
+#include "weight_only_rounded.h"
+
 #include <immintrin.h>
-
-#include <cmath>
-
-#include "common/float_bits.h"
-#include "common/weight_only.h"
 
 namespace {
 namespace vnni {
 
 using namespace codesign::weight_only;
 
-constexpr float LARGEST = 127 * 256; // high and low both fit signed bytes
-constexpr int V = COLUMNS / 16;      // vectors of a panel
+constexpr int V = COLUMNS / 16; // vectors of a panel
 
 inline __m512 load_floats(const void *x, int32_t dtype, int64_t at) {
     if (dtype == FLOAT32) return _mm512_loadu_ps((const float *)x + at);
@@ -25,7 +21,6 @@ inline __m512 load_floats(const void *x, int32_t dtype, int64_t at) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
 }
 
-// As bits, so that infinities and NaN come out largest.
 inline uint32_t largest_bits(const Job &job, int64_t at, int64_t length) {
     __m512i largest = _mm512_setzero_si512();
     for (int64_t i = 0; i < length; i += 16) {
@@ -36,7 +31,7 @@ inline uint32_t largest_bits(const Job &job, int64_t at, int64_t length) {
 }
 
 // Four high bytes, four low bytes, and so on, so that a tile reads one stream per row.
-inline int32_t split(const Job &job, int64_t at, int64_t length, float inverse, int8_t *out) {
+inline int32_t split(const Job &job, int64_t at, int64_t length, float inverse, uint8_t *out) {
     __m512i sum = _mm512_setzero_si512();
     for (int64_t i = 0; i < length; i += 16) {
         const __m512 x = load_floats(job.x, job.x_dtype, at + i);
@@ -48,21 +43,6 @@ inline int32_t split(const Job &job, int64_t at, int64_t length, float inverse, 
         _mm_storeu_si128((__m128i *)(out + i * 2 + 16), _mm_unpackhi_epi32(high, low));
     }
     return _mm512_reduce_add_epi32(sum);
-}
-
-void prepare(const Job &job, int64_t begin, int64_t end) {
-    const Layout &l = job.weights;
-    for (int64_t row = begin; row < end; row++)
-        for (int64_t b = 0; b < l.blocks; b++) {
-            const int64_t at = row * l.k + b * l.block, length = l.block_k(b);
-            const float largest = float_of_bits(largest_bits(job, at, length));
-            // Below 1e-30 the inverse overflows; an infinity or a NaN makes the row NaN, as any sum with it would be.
-            const bool finite = largest <= 3.4e38f;
-            const float inverse = largest > 1e-30f ? LARGEST / largest : 0;
-            int8_t *out = (int8_t *)job.rows + (b * job.m + row) * l.block * 2;
-            job.row_sums[row * l.blocks + b] = finite ? split(job, at, length, inverse, out) : 0;
-            job.row_scales[row * l.blocks + b] = !finite ? NAN : inverse > 0 ? largest / LARGEST : 0;
-        }
 }
 
 // As assembly: GCC 12 spills accumulators round the intrinsic.
@@ -219,7 +199,7 @@ template <int BITS> void panel(const Job &job, int64_t p, Scratch scratch) {
     }
 }
 
-template <int BITS> constexpr Variant table() { return {prepare, panel<BITS>}; }
+template <int BITS> constexpr Variant table() { return {rounded::prepare<largest_bits, split>, panel<BITS>}; }
 
 } // namespace vnni
 } // namespace

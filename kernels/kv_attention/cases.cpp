@@ -2,7 +2,7 @@
 // heads, q_tokens, head_dim]; k, v [batch, kv_heads, tokens, head_dim]. Writes the outputs, NaN for refused calls.
 #include "kv_attention.h"
 
-#include "common/int8_cases.h"
+#include "common/cases.h"
 
 #include <cmath>
 #include <cstdlib>

@@ -4,41 +4,16 @@
 #include "append.h"
 #include "piece.h"
 
-#include "common/cpu.h"
 #include "common/pool.h"
+#include "common/variants.h"
 
 #include <vector>
 
 using namespace codesign::kv;
 
-#if defined(CODESIGN_HAS_scalar)
-extern const Variant codesign_kv_attention_scalar;
-#endif
-#if defined(CODESIGN_HAS_avx2)
-extern const Variant codesign_kv_attention_avx2, codesign_kv_attention_avx512vnni, codesign_kv_attention_avx512;
-#endif
-#if defined(CODESIGN_HAS_dotprod)
-extern const Variant codesign_kv_attention_dotprod, codesign_kv_attention_i8mm;
-#endif
+CODESIGN_VARIANTS(Variant, kv_attention)
 
 namespace {
-
-const Variant *variant(int32_t isa) {
-    if (isa >= 0 && !codesign_isa_runs(isa)) return nullptr;
-    switch (isa < 0 ? codesign_isa_best() : isa) {
-    case CODESIGN_ISA_SCALAR: return &codesign_kv_attention_scalar;
-#if defined(CODESIGN_HAS_avx2)
-    case CODESIGN_ISA_AVX2: return &codesign_kv_attention_avx2;
-    case CODESIGN_ISA_AVX512VNNI: return &codesign_kv_attention_avx512vnni;
-    case CODESIGN_ISA_AVX512: return &codesign_kv_attention_avx512;
-#endif
-#if defined(CODESIGN_HAS_dotprod)
-    case CODESIGN_ISA_DOTPROD: return &codesign_kv_attention_dotprod;
-    case CODESIGN_ISA_I8MM: return &codesign_kv_attention_i8mm;
-#endif
-    default: return nullptr;
-    }
-}
 
 bool valid(const codesign_kv_shape &s) {
     return s.format >= 0 && s.format < CODESIGN_KV_FORMATS && s.batch >= 1 && s.kv_heads >= 1 && s.heads >= 1 &&
@@ -214,7 +189,7 @@ int32_t codesign_kv_attention_run(int32_t isa, const codesign_kv_shape *shape, c
                                   const int64_t *lengths, void *out, int32_t dtype, float scale, int32_t threads,
                                   void *workspace) {
     if (!valid(*shape) || threads < 1 || !lengths_fit(*shape, lengths, 1, 0)) return CODESIGN_KV_BAD_SHAPE;
-    const Variant *chosen = variant(isa);
+    const Variant *chosen = variant_of(VARIANTS, isa);
     if (!chosen) return CODESIGN_KV_BAD_VARIANT;
     std::vector<Partial> partials(size_t(2 * threads));
     Run run{*shape, chosen, q, (const uint8_t *)cache, lengths, out, dtype, scale, (uint8_t *)workspace, &partials};

@@ -15,8 +15,6 @@ namespace chosen = codesign::kv::scalar;
 
 #include "attend.h"
 
-#define CODESIGN_JOIN(first, second) first##second
-#define CODESIGN_TABLE(variant) CODESIGN_JOIN(codesign_kv_attention_, variant)
+#include "common/variants.h"
 
-extern const codesign::kv::Variant CODESIGN_TABLE(CODESIGN_VARIANT);
-const codesign::kv::Variant CODESIGN_TABLE(CODESIGN_VARIANT) = codesign::kv::variant<chosen::Simd>();
+extern const codesign::kv::Variant CODESIGN_VARIANT_OF(kv_attention) = codesign::kv::variant<chosen::Simd>();

@@ -1,29 +1,21 @@
 #include "roofs.h"
 
-#include "common/cpu.h"
 #include "common/pool.h"
-#include "variants.h"
+#include "common/variants.h"
+#include "probes.h"
 
 #include <cstddef>
 #include <vector>
+
+CODESIGN_VARIANTS(codesign_roof_variant, roof)
 
 namespace {
 
 constexpr int64_t CHUNK = 4096; // parts of threads begin on pages
 
-const codesign_roof_variant *const VARIANTS[CODESIGN_ISA_COUNT] = {
-#if defined(CODESIGN_HAS_avx512)
-    &codesign_roof_scalar, &codesign_roof_avx2, &codesign_roof_avx512vnni, &codesign_roof_avx512, nullptr, nullptr,
-#elif defined(CODESIGN_HAS_i8mm)
-    &codesign_roof_scalar, nullptr, nullptr, nullptr, &codesign_roof_dotprod, &codesign_roof_i8mm,
-#else
-    &codesign_roof_scalar, nullptr, nullptr, nullptr, nullptr, nullptr,
-#endif
-};
-
-const codesign_roof_variant *variant_of(int32_t isa) {
-    if (isa == CODESIGN_ISA_BEST) isa = codesign_isa_best();
-    return codesign_isa_runs(isa) && VARIANTS[isa] ? VARIANTS[isa] : VARIANTS[CODESIGN_ISA_SCALAR];
+const codesign_roof_variant *variant_or_scalar(int32_t isa) {
+    const codesign_roof_variant *found = variant_of(VARIANTS, isa);
+    return found ? found : VARIANTS[CODESIGN_ISA_SCALAR];
 }
 
 struct Part {
@@ -71,7 +63,7 @@ void compute_part(void *context, int32_t thread, int32_t) {
 
 static uint64_t read_all(int32_t isa, const void *memory, int64_t bytes, int64_t passes, int32_t threads, int32_t way) {
     std::vector<Result> results(static_cast<std::size_t>(threads));
-    Work work{variant_of(isa), nullptr, (const char *)memory, bytes, passes, way, &results};
+    Work work{variant_or_scalar(isa), nullptr, (const char *)memory, bytes, passes, way, &results};
     codesign_parallel(threads, read_part, &work);
     uint64_t sum = 0;
     for (const Result &one : results) sum += one.bits;
@@ -87,19 +79,19 @@ uint64_t codesign_roof_read_in_order(int32_t isa, const void *memory, int64_t by
 }
 
 uint64_t codesign_roof_copy(int32_t isa, void *target, const void *source, int64_t bytes, int64_t passes, int32_t threads) {
-    Work work{variant_of(isa), (char *)target, (const char *)source, bytes, passes, 0, nullptr};
+    Work work{variant_or_scalar(isa), (char *)target, (const char *)source, bytes, passes, 0, nullptr};
     codesign_parallel(threads, copy_part, &work);
     return ((const unsigned char *)target)[0];
 }
 
 double codesign_roof_flop(int32_t isa, int32_t rate, int64_t steps) {
     if (rate < 0 || rate >= CODESIGN_ROOF_RATES) return 0;
-    return variant_of(isa)->flop_per_step[rate] * double(steps);
+    return variant_or_scalar(isa)->flop_per_step[rate] * double(steps);
 }
 
 double codesign_roof_compute(int32_t isa, int32_t rate, int64_t steps, int32_t threads) {
     std::vector<Result> results(static_cast<std::size_t>(threads));
-    Work work{variant_of(isa), nullptr, nullptr, 0, steps, rate, &results};
+    Work work{variant_or_scalar(isa), nullptr, nullptr, 0, steps, rate, &results};
     if (codesign_roof_flop(isa, rate, steps) == 0) return 0;
     codesign_parallel(threads, compute_part, &work);
     double sum = 0;

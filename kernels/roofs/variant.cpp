@@ -1,6 +1,8 @@
 // The probes in the widest vectors of each variant. Vector extensions of GCC and Clang serve where one source gives the
 // wanted instructions; dot products are named.
-#include "variants.h"
+#include "probes.h"
+
+#include "common/variants.h"
 
 #include <cstddef>
 #include <cstring>
@@ -18,8 +20,6 @@
 #else
 #define REGISTER "+m"
 #endif
-#define JOIN_(a, b) a##b
-#define JOIN(a, b) JOIN_(a, b)
 
 namespace {
 
@@ -185,5 +185,5 @@ constexpr double INT8_FLOP = 0;
 
 } // namespace
 
-extern const codesign_roof_variant JOIN(codesign_roof_, CODESIGN_VARIANT) = {
+extern const codesign_roof_variant CODESIGN_VARIANT_OF(roof) = {
     {read<8>, read<1>}, copy, {fp32, bf16, int8}, {2.0 * SUMS * WIDTH / 4, BF16_FLOP, INT8_FLOP}};

@@ -1,6 +1,4 @@
-// Runs cases from a file: int64 isa, m, n, k, group, asymmetric, threads; x [m, k]; codes [n, k]; scales [n, groups]; zeros
-// [n, groups] if asymmetric. Writes the outputs [m, n], or one NaN per output where the call is refused.
-#include "common/int8_cases.h"
+#include "common/cases.h"
 #include "w4a8_gemm.h"
 
 #include <cmath>
@@ -8,21 +6,14 @@
 namespace {
 
 bool run_one(FILE *source, FILE *target) {
-    bool ended = false;
-    const std::vector<int64_t> head = next<int64_t>(source, 7, &ended);
-    if (ended) return false;
-    const int64_t m = head[1], n = head[2], k = head[3], group = head[4], groups = group ? (k + group - 1) / group : 1;
-    const bool asymmetric = head[5] != 0;
-    const std::vector<float> x = next<float>(source, m * k, &ended);
-    const std::vector<uint8_t> codes = next<uint8_t>(source, n * k, &ended);
-    const std::vector<float> scales = next<float>(source, n * groups, &ended);
-    const std::vector<uint8_t> zeros = next<uint8_t>(source, asymmetric ? n * groups : 0, &ended);
-    std::vector<uint8_t> packed(std::size_t(codesign_w4a8_gemm_packed_bytes(n, k, group, asymmetric)));
-    std::vector<uint8_t> workspace(std::size_t(codesign_w4a8_gemm_workspace_bytes(m, k, group)));
-    std::vector<float> out(std::size_t(m * n), NAN);
-    codesign_w4a8_gemm_pack(codes.data(), scales.data(), asymmetric ? zeros.data() : nullptr, n, k, group, packed.data());
-    codesign_w4a8_gemm_run(int32_t(head[0]), x.data(), CODESIGN_FLOAT32, packed.data(), out.data(), CODESIGN_FLOAT32, m, n,
-                           k, group, asymmetric, int32_t(head[6]), workspace.data());
+    GroupedCase one;
+    if (!next_case(source, &one)) return false;
+    std::vector<uint8_t> packed(std::size_t(codesign_w4a8_gemm_packed_bytes(one.n, one.k, one.group, one.asymmetric)));
+    std::vector<uint8_t> workspace(std::size_t(codesign_w4a8_gemm_workspace_bytes(one.m, one.k, one.group)));
+    std::vector<float> out(std::size_t(one.m * one.n), NAN);
+    codesign_w4a8_gemm_pack(one.codes.data(), one.scales.data(), one.zeros_or_null(), one.n, one.k, one.group, packed.data());
+    codesign_w4a8_gemm_run(one.isa, one.x.data(), CODESIGN_FLOAT32, packed.data(), out.data(), CODESIGN_FLOAT32, one.m,
+                           one.n, one.k, one.group, one.asymmetric, one.threads, workspace.data());
     return std::fwrite(out.data(), sizeof(float), out.size(), target) == out.size();
 }
 

@@ -2,11 +2,13 @@
 
 #include "common/float_bits.h"
 #include "common/int8_call.h"
+#include "common/variants.h"
 #include "layout.h"
-#include "variants.h"
 
 #include <cmath>
 #include <cstring>
+
+CODESIGN_VARIANTS(codesign_int8_variant, w4a8)
 
 namespace {
 
@@ -48,16 +50,6 @@ void pack_row(const Row &row, int64_t k, int64_t group, int64_t column, uint8_t 
                 at[column * 4 + j] = uint8_t((row.codes[i + j] & 15) | row.codes[i + 4 + j] << 4);
     }
 }
-
-const codesign_int8_variant *const VARIANTS[CODESIGN_ISA_COUNT] = {
-#if defined(CODESIGN_HAS_avx512)
-    &codesign_w4a8_scalar, &codesign_w4a8_avx2, &codesign_w4a8_avx512vnni, &codesign_w4a8_avx512, nullptr, nullptr,
-#elif defined(CODESIGN_HAS_i8mm)
-    &codesign_w4a8_scalar, nullptr, nullptr, nullptr, &codesign_w4a8_dotprod, &codesign_w4a8_i8mm,
-#else
-    &codesign_w4a8_scalar, nullptr, nullptr, nullptr, nullptr, nullptr,
-#endif
-};
 
 } // namespace
 

@@ -1,5 +1,5 @@
 // One instruction set's functions, chosen by the definition that the build sets.
+#include "common/variants.h"
 #include "common/weight_only_variant.h"
 
-extern const codesign::weight_only::Variant CODESIGN_NAME(codesign_w8a16_gemm_);
-const codesign::weight_only::Variant CODESIGN_NAME(codesign_w8a16_gemm_) = CODESIGN_TABLE(8);
+extern const codesign::weight_only::Variant CODESIGN_VARIANT_OF(w8a16_gemm) = CODESIGN_TABLE(8);

@@ -1,25 +1,6 @@
 // out[m, n] = x[m, k] · w[n, k]ᵀ, weights of 8 bits: w = (code - zero) * scale.
 #pragma once
 
-#include <cstdint>
+#include "common/weight_only_gemm.h"
 
-extern "C" {
-// Bytes of packed weights; 0 for a shape that is not supported. n >= 1; k a multiple of 32; group 32, 64, 128, or 0
-// for one scale per row; asymmetric 0 (zero point 128) or 1.
-int64_t codesign_w8a16_gemm_packed_bytes(int64_t n, int64_t k, int64_t group, int32_t asymmetric);
-
-// Packs codes [n, k] (unsigned bytes), scales [n, ceil(k / group)] (float32, finite) and zeros (bytes, shaped
-// like the scales; null: symmetric) into `packed`, best on a page of 2 MiB. Grouped scales are kept as fp16
-// relative to the largest of their row. Returns 0, or 1 for a shape that is not supported.
-int32_t codesign_w8a16_gemm_pack(const uint8_t *codes, const float *scales, const uint8_t *zeros, void *packed,
-                                 int64_t n, int64_t k, int64_t group);
-
-// Bytes of workspace that one run needs; no alignment asked.
-int64_t codesign_w8a16_gemm_workspace_bytes(int64_t m, int64_t n, int64_t k, int64_t group, int32_t threads);
-
-// Runs. isa: codesign_isa_name, -1 for the best. dtypes: 0 float32, 1 bfloat16. x and out are dense, row by row, with
-// the alignment of their type. Returns 0; 1: unsupported shape; 2: the variant does not run here; 3: unknown dtype.
-int32_t codesign_w8a16_gemm_run(int32_t isa, const void *x, int32_t x_dtype, const void *packed, void *out,
-                                int32_t out_dtype, int64_t m, int64_t n, int64_t k, int64_t group, int32_t asymmetric,
-                                int32_t threads, void *workspace);
-}
+extern "C" const codesign_weight_only_kernel codesign_w8a16_gemm;

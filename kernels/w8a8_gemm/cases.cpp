@@ -1,6 +1,6 @@
 // Runs cases from a file: int64 isa, m, n, k, threads; float static scale; x [m, k]; codes [n, k]; scales [n]. Writes the
 // outputs [m, n], or one NaN per output where the call is refused.
-#include "common/int8_cases.h"
+#include "common/cases.h"
 #include "w8a8_gemm.h"
 
 #include <cmath>

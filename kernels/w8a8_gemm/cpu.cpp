@@ -1,9 +1,11 @@
 #include "w8a8_gemm.h"
 
 #include "common/int8_call.h"
-#include "variants.h"
+#include "common/variants.h"
 
 #include <cstring>
+
+CODESIGN_VARIANTS(codesign_int8_variant, w8a8)
 
 namespace {
 
@@ -16,16 +18,6 @@ void pack_row(const int8_t *codes, int64_t k, int64_t column, uint8_t *panel) {
     for (int64_t i = 0; i < k; i += 4, at += CODESIGN_INT8_COLUMNS * 4)
         for (int64_t j = 0; j < 4; j++) at[j] = uint8_t(codes[i + j] + UNSIGNED);
 }
-
-const codesign_int8_variant *const VARIANTS[CODESIGN_ISA_COUNT] = {
-#if defined(CODESIGN_HAS_avx512)
-    &codesign_w8a8_scalar, &codesign_w8a8_avx2, &codesign_w8a8_avx512vnni, &codesign_w8a8_avx512, nullptr, nullptr,
-#elif defined(CODESIGN_HAS_i8mm)
-    &codesign_w8a8_scalar, nullptr, nullptr, nullptr, &codesign_w8a8_dotprod, &codesign_w8a8_i8mm,
-#else
-    &codesign_w8a8_scalar, nullptr, nullptr, nullptr, nullptr, nullptr,
-#endif
-};
 
 } // namespace
 

@@ -1,7 +1,6 @@
 // One variant: the products of its instruction set in the frame that all share.
-#include "variants.h"
-
 #include "common/int8_rows.h"
+#include "common/variants.h"
 
 #if defined(CODESIGN_VARIANT_avx512) || defined(CODESIGN_VARIANT_avx512vnni)
 #include "avx512.h"
@@ -13,10 +12,7 @@
 #include "scalar.h"
 #endif
 
-#define JOIN_(a, b) a##b
-#define JOIN(a, b) JOIN_(a, b)
-
-extern const codesign_int8_variant JOIN(codesign_w8a8_, CODESIGN_VARIANT) = {
+extern const codesign_int8_variant CODESIGN_VARIANT_OF(w8a8) = {
     Product::TILE_ROWS,
     quantize<Product::TILE_ROWS>,
     multiply<Product>,

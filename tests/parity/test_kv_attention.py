@@ -1,11 +1,9 @@
 """The KV-cache attention of kernels/kv_attention against its float64 reference, in every variant that runs here."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 from native_programs import EMULATED, SANITIZED, build, reason_to_skip, run
+from weight_only_cases import reference_of
 
 from codesign.errors import InputError
 from codesign.native import absence
@@ -16,13 +14,7 @@ if absence():
 from codesign.native import load
 from codesign.native.attention import KV_FORMATS, KvCache, KvShape
 
-FOLDER = Path(__file__).parents[2] / "kernels" / "kv_attention"
-SPEC = importlib.util.spec_from_file_location("kv_attention_reference", FOLDER / "reference.py")
-assert SPEC is not None
-assert SPEC.loader is not None
-reference = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(reference)
-
+reference = reference_of("kv_attention")
 ISAS = [isa for isa in range(6) if load().isa_runs(isa)]
 ALLOWED = {"fp16": 2e-4, "bf16": 2e-4, "int8": 5e-4, "int4": 5e-4}  # of the reference's norm; the goals are 1e-3, 3e-3
 

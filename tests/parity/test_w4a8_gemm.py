@@ -10,6 +10,7 @@ from weight_only_cases import isas, reference_of
 
 from codesign.errors import CapabilityError, InputError
 from codesign.native import absence, load
+from codesign.native.call import Call
 
 pytestmark = pytest.mark.skipif(absence() is not None, reason=str(absence()))
 
@@ -55,7 +56,7 @@ def test_equals_the_reference(isa: int, group: int, asymmetric: bool) -> None:
         w = reference.dequantize(codes, scales, zeros, group)
         packed = gemm_int8.pack_w4a8(codes, scales, zeros, group)
         for threads in (1, 2, 3):
-            _close(gemm_int8.run_w4a8(x, packed, gemm_int8.Call(isa, threads)), wanted, x, w)
+            _close(gemm_int8.run_w4a8(x, packed, Call(isa, threads)), wanted, x, w)
 
 
 @pytest.mark.parametrize("isa", isas())
@@ -66,9 +67,7 @@ def test_bfloat16_in_and_out(isa: int) -> None:
     x = np.random.default_rng(1).standard_normal((6, 256)).astype(np.float32)
     x_bits = (x.view(np.uint32) >> 16).astype(np.uint16)
     x = (x_bits.astype(np.uint32) << 16).view(np.float32)
-    found = gemm_int8.run_w4a8(
-        x_bits, gemm_int8.pack_w4a8(codes, scales, zeros, 64), gemm_int8.Call(isa, bfloat16=True)
-    )
+    found = gemm_int8.run_w4a8(x_bits, gemm_int8.pack_w4a8(codes, scales, zeros, 64), Call(isa, bfloat16=True))
     wanted = reference.multiply(x, codes, scales, zeros, 64)
     values = (found.astype(np.uint32) << 16).view(np.float32)
     assert np.abs(values - wanted).max() <= np.abs(wanted).max() * 2.0**-8
@@ -83,7 +82,7 @@ def test_extreme_codes_and_activations_do_not_overflow(isa: int) -> None:
         scales, zeros = _weights(33, 4096, group, asymmetric=True)[1], None
         for sign in (1, -1):
             x = np.full((3, 4096), sign * 2.5, np.float32)
-            found = gemm_int8.run_w4a8(x, gemm_int8.pack_w4a8(codes, scales, zeros, group), gemm_int8.Call(isa))
+            found = gemm_int8.run_w4a8(x, gemm_int8.pack_w4a8(codes, scales, zeros, group), Call(isa))
             wanted = reference.multiply(x, codes, scales, zeros, group)
             assert np.allclose(found, wanted, rtol=1e-5)
 
@@ -95,7 +94,7 @@ def test_rows_that_are_zero_tiny_or_not_finite(isa: int) -> None:
     codes, scales, zeros = _weights(20, 128, 32, asymmetric=True)
     x = np.ones((5, 128), np.float32)
     x[1], x[2], x[3, 100], x[4, 7] = 0, 1e-40, np.nan, -np.inf
-    found = gemm_int8.run_w4a8(x, gemm_int8.pack_w4a8(codes, scales, zeros, 32), gemm_int8.Call(isa))
+    found = gemm_int8.run_w4a8(x, gemm_int8.pack_w4a8(codes, scales, zeros, 32), Call(isa))
     assert np.isfinite(found[0]).all()
     assert found[0].any()
     assert not found[1:3].any()
@@ -151,7 +150,7 @@ def test_wrong_arguments_are_errors_with_a_fix() -> None:
     with pytest.raises(InputError, match="at least 1"):
         gemm_int8.run_w4a8(x[:0], packed)
     with pytest.raises(CapabilityError, match="variant"):
-        gemm_int8.run_w4a8(x, packed, gemm_int8.Call(isa=17))
+        gemm_int8.run_w4a8(x, packed, Call(isa=17))
     packed.pages.close()
     with pytest.raises(ValueError, match="closed"):
         gemm_int8.run_w4a8(x, packed)

@@ -10,6 +10,7 @@ from weight_only_cases import isas, reference_of
 
 from codesign.errors import CapabilityError, InputError
 from codesign.native import absence, load
+from codesign.native.call import Call
 
 pytestmark = pytest.mark.skipif(absence() is not None, reason=str(absence()))
 
@@ -44,7 +45,7 @@ def test_equals_the_reference(isa: int, static_scale: float | None) -> None:
         wanted = reference.multiply(x, codes, scales, static_scale)
         packed = gemm_int8.pack_w8a8(codes, scales)
         for threads in (1, 2, 3):
-            _close(gemm_int8.run_w8a8(x, packed, gemm_int8.Call(isa, threads), static_scale), wanted)
+            _close(gemm_int8.run_w8a8(x, packed, Call(isa, threads), static_scale), wanted)
 
 
 @pytest.mark.parametrize("isa", isas())
@@ -56,7 +57,7 @@ def test_extreme_codes_and_activations_do_not_overflow(isa: int, code: int) -> N
     packed = gemm_int8.pack_w8a8(codes, scales)
     for sign in (1, -1):
         x = np.full((3, 131072), sign * 2.5, np.float32)
-        found = gemm_int8.run_w8a8(x, packed, gemm_int8.Call(isa))
+        found = gemm_int8.run_w8a8(x, packed, Call(isa))
         _close(found, reference.multiply(x, codes, scales))
 
 
@@ -68,7 +69,7 @@ def test_bfloat16_in_and_out(isa: int) -> None:
     x = np.random.default_rng(1).standard_normal((6, 256)).astype(np.float32)
     x_bits = (x.view(np.uint32) >> 16).astype(np.uint16)
     x = (x_bits.astype(np.uint32) << 16).view(np.float32)
-    found = gemm_int8.run_w8a8(x_bits, gemm_int8.pack_w8a8(codes, scales), gemm_int8.Call(isa, bfloat16=True))
+    found = gemm_int8.run_w8a8(x_bits, gemm_int8.pack_w8a8(codes, scales), Call(isa, bfloat16=True))
     wanted = reference.multiply(x, codes, scales)
     values = (found.astype(np.uint32) << 16).view(np.float32)
     assert np.all(np.abs(values - wanted) <= np.abs(wanted) * 2.0**-8)
@@ -82,7 +83,7 @@ def test_rows_that_are_zero_tiny_or_not_finite(isa: int, static_scale: float | N
     codes, scales = _weights(20, 128)
     x = np.ones((5, 128), np.float32)
     x[1], x[2], x[3, 100], x[4, 7] = 0, 1e-40, np.nan, -np.inf
-    found = gemm_int8.run_w8a8(x, gemm_int8.pack_w8a8(codes, scales), gemm_int8.Call(isa), static_scale)
+    found = gemm_int8.run_w8a8(x, gemm_int8.pack_w8a8(codes, scales), Call(isa), static_scale)
     assert np.isfinite(found[0]).all()
     assert found[0].any()
     assert not found[1:3].any()
@@ -124,7 +125,7 @@ def test_wrong_arguments_are_errors_with_a_fix() -> None:
     with pytest.raises(InputError, match="static"):
         gemm_int8.run_w8a8(x, packed, static_scale=-1.0)
     with pytest.raises(CapabilityError, match="variant"):
-        gemm_int8.run_w8a8(x, packed, gemm_int8.Call(isa=17))
+        gemm_int8.run_w8a8(x, packed, Call(isa=17))
 
 
 CASE_SHAPES = [(1, 1, 32, 1), (3, 33, 96, 2), (4, 64, 160, 1), (7, 20, 64, 1), (13, 40, 256, 3), (24, 15, 96, 1)]

@@ -20,6 +20,7 @@ from weight_only_cases import (
 
 from codesign.errors import CapabilityError, InputError
 from codesign.native import absence, load
+from codesign.native.call import Call
 
 built = pytest.mark.skipif(absence() is not None, reason=str(absence()))
 
@@ -34,7 +35,6 @@ REFERENCES = {bits: reference_of(f"w{bits}a16_gemm") for bits in (4, 8)}
 @pytest.mark.parametrize("isa", isas())
 def test_equals_the_reference(bits: int, isa: int, group: int, asymmetric: bool) -> None:
     from codesign.native.gemm_bf16 import pack_weight_only, run_weight_only
-    from codesign.native.gemm_int8 import Call
 
     for m, n, k in SHAPES:
         w = made(bits, (n, k), group, asymmetric=asymmetric, seed=m)
@@ -51,7 +51,6 @@ def test_equals_the_reference(bits: int, isa: int, group: int, asymmetric: bool)
 @pytest.mark.parametrize("isa", isas())
 def test_errs_less_than_rounding_activations_to_bfloat16(bits: int, isa: int) -> None:
     from codesign.native.gemm_bf16 import pack_weight_only, run_weight_only
-    from codesign.native.gemm_int8 import Call
 
     w = made(bits, (96, 1024), 128, asymmetric=True)
     x = np.random.default_rng(3).standard_t(3, (40, 1024)).astype(np.float32)  # with outliers
@@ -66,7 +65,6 @@ def test_errs_less_than_rounding_activations_to_bfloat16(bits: int, isa: int) ->
 @pytest.mark.parametrize("largest_zero", [False, True])
 def test_largest_products_do_not_overflow(bits: int, isa: int, largest_zero: bool) -> None:
     from codesign.native.gemm_bf16 import pack_weight_only, run_weight_only
-    from codesign.native.gemm_int8 import Call
 
     zero = largest_zero * ((1 << bits) - 1)
     codes = np.full((33, 1024), (1 << bits) - 1 - zero, np.uint8)
@@ -82,7 +80,6 @@ def test_largest_products_do_not_overflow(bits: int, isa: int, largest_zero: boo
 @pytest.mark.parametrize("isa", isas())
 def test_bfloat16_in_and_out(bits: int, isa: int) -> None:
     from codesign.native.gemm_bf16 import pack_weight_only, run_weight_only
-    from codesign.native.gemm_int8 import Call
 
     w = made(bits, (45, 256), 64, asymmetric=True)
     rounded = bfloat16(np.random.default_rng(1).standard_normal((9, 256)).astype(np.float32))
@@ -97,7 +94,6 @@ def test_bfloat16_in_and_out(bits: int, isa: int) -> None:
 @pytest.mark.parametrize("isa", isas())
 def test_rows_that_are_zero_or_not_finite_stay_alone(bits: int, isa: int) -> None:
     from codesign.native.gemm_bf16 import pack_weight_only, run_weight_only
-    from codesign.native.gemm_int8 import Call
 
     w = made(bits, (20, 128), 32, asymmetric=False)
     codes = np.where(w.codes == 1 << (bits - 1), 0, w.codes).astype(np.uint8)
@@ -143,7 +139,6 @@ def test_writes_nothing_beyond_its_arrays(bits: int, isa: int, n: int, asymmetri
 @built
 def test_wrong_arguments_are_errors_with_a_fix(bits: int) -> None:
     from codesign.native.gemm_bf16 import pack_weight_only, run_weight_only
-    from codesign.native.gemm_int8 import Call
 
     w = made(bits, (16, 64), 32, asymmetric=False)
     packed = pack_weight_only(bits, w.codes, w.scales, None, 32)

@@ -6,6 +6,7 @@ from weight_only_cases import made
 
 from codesign.errors import InputError
 from codesign.native import absence
+from codesign.native.call import Call
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 pytestmark = pytest.mark.skipif(absence() is not None, reason=str(absence()))
@@ -34,7 +35,7 @@ def _run_numpy(x: np.ndarray, weights, bfloat16: bool) -> np.ndarray:
         gemm_int8.W4A8Weights: gemm_int8.run_w4a8,
         gemm_int8.W8A8Weights: gemm_int8.run_w8a8,
     }[type(weights)]
-    return run(x, weights, gemm_int8.Call(bfloat16=bfloat16))
+    return run(x, weights, Call(bfloat16=bfloat16))
 
 
 @pytest.mark.parametrize("kernel", ["W4A16", "W8A16", "W4A8", "W8A8"])

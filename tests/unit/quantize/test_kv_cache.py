@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from weight_only_cases import reference_of
 
 from codesign.errors import InputError
-from codesign.profiler.reference import quantize_kv as kernel_reference
 from codesign.quantize.hadamard import rotation
 from codesign.quantize.kv_cache import KvRounding, quantized_kv
 from codesign.quantize.network import Network
@@ -160,7 +160,7 @@ def test_the_youngest_keys_stay_exact_until_their_group_is_full():
 def test_int8_is_what_our_kernels_hold(seed, exponent):
     values = random(2, 3, 5, 16, seed=seed) * 2.0**exponent
     ours = KvRounding(parse_kv("int8")).values(values).numpy()
-    theirs = kernel_reference(values.numpy(), 8)
+    theirs = reference_of("kv_attention").dequantized(values.numpy(), "int8")
     # The kernel multiplies with the inverse of the scale: ties may go to the other side.
     assert np.mean(ours == theirs) > 0.98
     assert np.allclose(ours, theirs, atol=np.abs(theirs).max() / 100)

@@ -9,6 +9,3 @@ struct codesign_roof_variant {
     double (*compute[3])(int64_t steps); // by codesign_roof_rate; nullptr where there is no such instruction
     double flop_per_step[3];
 };
-
-extern const codesign_roof_variant codesign_roof_scalar, codesign_roof_avx2, codesign_roof_avx512vnni,
-    codesign_roof_avx512, codesign_roof_dotprod, codesign_roof_i8mm;
