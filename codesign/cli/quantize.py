@@ -118,9 +118,18 @@ def make_job(source: "WeightSource", given: dict[str, Any]) -> Job:
     else:
         carried = uniform_schemes(parse_scheme(given["scheme"]), model, problem, promote=promote)
     schemes, remark = of_tied_head(carried.schemes, model, format_)
-    for line in (*carried.remarks, *([remark] if remark else [])):
+    for line in (*carried.remarks, *filter(None, (remark, _kv_remark(kv)))):
         click.echo(plain(line), err=True)
     return Job(schemes, Recipe(given["method"]), format_, kv)
+
+
+def _kv_remark(kv: str) -> str | None:
+    """Return what to do for the KV cache of a plan, which quantizing weights leaves alone."""
+    from codesign.schemes.kv import parse_kv
+
+    if not parse_kv(kv).quantized:
+        return None
+    return f"The plan keeps the KV cache in {kv}: say so where the model is served, such as vllm --kv-cache-dtype."
 
 
 def _windows(source: "WeightSource", given: dict[str, Any]) -> "Tensor | None":

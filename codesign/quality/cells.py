@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from codesign.model.groups import SIXTEEN_BIT_GROUPS, FusedGroup, GroupKey, fused_groups
 from codesign.model.layers import Model
+from codesign.quantize.pieces import Here, Place, Workers
 from codesign.quantize.round import check_finite
 from codesign.quantize.source import WeightSource
 from codesign.schemes.scheme import Scheme
@@ -41,10 +42,16 @@ Cells = Mapping[CellKey, Cell]
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What to measure: weights, and the quantized schemes to try in every group."""
+    """What to measure: weights, and the quantized schemes to try in every group; `workers` do what is independent."""
 
     source: WeightSource
     schemes: tuple[Scheme, ...]
+    workers: Workers | None = None
+
+    @property
+    def crew(self) -> Workers:
+        """Return the workers, this process where none were given."""
+        return self.workers or Here(Place(self.source))
 
     @property
     def model(self) -> Model:

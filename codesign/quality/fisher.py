@@ -17,6 +17,7 @@ from codesign.quality.probe import LayerProbe, kept_difference, watched
 from codesign.quality.rounded import rounded_weight
 from codesign.quality.state import State
 from codesign.quantize.network import Batch, Network
+from codesign.quantize.pieces import Piece, Place
 from codesign.schemes.scheme import Scheme
 
 if TYPE_CHECKING:
@@ -78,11 +79,22 @@ def _forward(
     return entering, ends
 
 
-def _probe(task: Task, name: str, schemes: Sequence[Scheme], device: str) -> LayerProbe:
-    stored = task.weight(name)
+def _probes(task: Task, groups: Sequence[FusedGroup], device: str) -> dict[str, LayerProbe]:
+    """Return a probe of each layer of the groups, whose rounded weights the workers find."""
+    schemes = {layer.name: task.runnable(group) for group in groups for layer in group.layers}
+    pieces = (Piece(name, _differences, (name, some), one_thread=True) for name, some in schemes.items())
+    probes = {}
+    for piece, found in task.crew.run(pieces):
+        differences = {scheme: change.to(device) for scheme, change in found.items()}
+        exact = task.weight(piece.name).float().to(device)
+        probes[piece.name] = LayerProbe(exact, schemes[piece.name], differences)
+    return {name: probes[name] for name in schemes}
+
+
+def _differences(place: Place, name: str, schemes: Sequence[Scheme]) -> "dict[str, Tensor]":
+    stored = Task(place.source, tuple(schemes)).weight(name)
     exact = stored.float()
-    differences = {scheme.name: kept_difference(rounded_weight(stored, scheme), exact).to(device) for scheme in schemes}
-    return LayerProbe(exact.to(device), schemes, differences)
+    return {scheme.name: kept_difference(rounded_weight(stored, scheme), exact) for scheme in schemes}
 
 
 def _modules(network: Network, group: FusedGroup) -> dict[str, Any]:
@@ -104,7 +116,7 @@ def _head(passed: _Pass, ends: Sequence[Batch]) -> None:
     task, network = passed.task, passed.network
     group = next(group for group in task.groups(None) if group.name == "head")
     name = group.layers[0].name
-    probe = _probe(task, name, task.runnable(group), network.device)
+    probe = _probes(task, [group], network.device)[name]
     generator = torch.Generator(network.device).manual_seed(0)
     gradients = []
     with watched(_modules(network, group), {name: probe}):
@@ -146,11 +158,7 @@ def _block(passed: _Pass, index: int) -> None:
     groups = task.groups(index)
     with network.block(index) as block:
         modules = {name: module for group in groups for name, module in _modules(network, group).items()}
-        probes = {
-            layer.name: _probe(task, layer.name, task.runnable(group), network.device)
-            for group in groups
-            for layer in group.layers
-        }
+        probes = _probes(task, groups, network.device)
         with watched(modules, probes):
             gradients = []
             for number, batch in enumerate(passed.batches):

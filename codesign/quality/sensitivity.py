@@ -10,7 +10,7 @@ over the sum of its cells, is the table's calibration.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from codesign.errors import InputError, did_you_mean
@@ -25,6 +25,7 @@ from codesign.quality.swap import swap_cells
 from codesign.quality.table import QualityTable
 from codesign.quality.weight_only import weight_cells
 from codesign.quantize.network import Batch, Network
+from codesign.quantize.pieces import Here, Place, Workers
 from codesign.quantize.source import WeightSource
 from codesign.schemes.kv import KV_FORMATS, KvFormat
 from codesign.schemes.scheme import Scheme
@@ -65,15 +66,22 @@ class Request:
 
 
 def measure_sensitivity(
-    source: WeightSource, windows: "Tensor | None", request: Request, state: State, progress: Progress
+    source: WeightSource,
+    windows: "Tensor | None",
+    request: Request,
+    state: State,
+    progress: Progress,
+    workers: Workers | None = None,
 ) -> QualityTable:
     """Return the table; `windows` [count, length] may be None with tier `weights`, whose sums are then the prior's."""
-    task = Task(source, tuple(scheme for scheme in request.schemes if scheme.quantized))
+    task = Task(source, tuple(scheme for scheme in request.schemes if scheme.quantized), workers)
     if windows is None:
         if request.tier != "weights" or request.kv_formats:
             raise InputError(f"The tier {request.tier} needs a text: give --text FILE or --self-generated.")
         return _table(task, request, weight_cells(task, state, progress), {}, 1.0)
     network = Network(source, request.device)
+    if workers is None:
+        task = replace(task, workers=Here(Place(source, {request.device: network})))
     cells: Cells
     if request.tier == "weights":
         cells = weight_cells(task, state, progress)

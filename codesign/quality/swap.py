@@ -5,7 +5,8 @@ schemes of a group together. Each group is kept on disk when it is done.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from codesign.model.groups import FusedGroup
@@ -14,6 +15,7 @@ from codesign.quality.divergence import divergences, mean_divergence, reading, r
 from codesign.quality.rounded import RoundedSource
 from codesign.quality.state import State
 from codesign.quantize.network import Batch, Network
+from codesign.quantize.pieces import Piece, Place
 from codesign.schemes.scheme import Scheme
 
 if TYPE_CHECKING:
@@ -42,23 +44,66 @@ def swap_cells(
     task: Task, network: Network, windows: "Tensor", state: State, progress: Progress
 ) -> dict[CellKey, Cell]:
     """Return the cells of every group and scheme by running the network with each swapped in."""
-    exact_ends = run_blocks(network, windows, lambda step: progress(f"exact, {step}"))
+    crew = task.crew
+    for _, found in crew.run(_pieces(replace(task, workers=crew), network, windows, state, progress)):
+        state.keep(found)
+    return _read(task, state)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Variants:
+    """The schemes to try in a group."""
+
+    group: FusedGroup
+    schemes: tuple[Scheme, ...]
+    device: str
+
+    def piece(self, function: Callable[..., Any], *arguments: Any) -> Piece:
+        """Return what finds their losses."""
+        return Piece(self.group.label, function, (self, *arguments), on_gpu=self.device != "cpu")
+
+    def values(self, losses: Sequence[Sequence[float]]) -> dict[str, Any]:
+        """Return the losses of all windows as they are kept."""
+        return {_name(self.group, scheme): _value(loss) for scheme, loss in zip(self.schemes, losses, strict=True)}
+
+
+def _pieces(task: Task, network: Network, windows: "Tensor", state: State, progress: Progress) -> Iterator[Piece]:
+    """Yield a piece for each group of a block, and for each scheme outside of blocks."""
+    exact_ends = task.crew.share(run_blocks(network, windows, lambda step: progress(f"exact, {step}")))
     batches = started(network, windows)
     for index in range(network.block_count):
-        for group in task.groups(index):
-            todo = _todo(task, group, state)
+        todo = {group: schemes for group in task.groups(index) if (schemes := _todo(task, group, state))}
+        entering = task.crew.share(batches) if todo else None
+        for group, schemes in todo.items():
             progress(f"{group.label} of {network.block_count} blocks")
-            ends = [_swapped(task, network, index, task.by_layer(group, scheme), batches) for scheme in todo]
-            finished = _rest(network, index, ends)
-            _keep(state, group, todo, [divergences(network, exact_ends, network, end) for end in finished])
+            yield _Variants(group, schemes, network.device).piece(_block_losses, index, entering, exact_ends)
         batches = stepped(network, index, batches)
     for group in task.groups(None):
         for scheme in _todo(task, group, state):
             progress(f"{group.label} in {scheme}")
-            other = Network(RoundedSource(task.source, task.by_layer(group, scheme)), network.device)
-            ends_of_head = run_blocks(other, windows, progress)
-            _keep(state, group, [scheme], [divergences(network, exact_ends, other, ends_of_head)])
-    return _read(task, state)
+            yield _Variants(group, (scheme,), network.device).piece(_outside_losses, windows, exact_ends)
+
+
+def _block_losses(
+    place: Place, variants: _Variants, index: int, batches: Sequence[Batch], exact_ends: Sequence[Batch]
+) -> dict[str, Any]:
+    """Return what is to be kept of a group in a block."""
+    task, network = Task(place.source, variants.schemes), place.network(variants.device)
+    swaps = [task.by_layer(variants.group, scheme) for scheme in variants.schemes]
+    finished = _rest(network, index, [_swapped(network, index, swap, batches) for swap in swaps])
+    return variants.values([divergences(network, exact_ends, network, end) for end in finished])
+
+
+def _outside_losses(
+    place: Place, variants: _Variants, windows: "Tensor", exact_ends: Sequence[Batch]
+) -> dict[str, Any]:
+    """Return what is to be kept of a group outside of blocks."""
+    task, network, losses = Task(place.source, variants.schemes), place.network(variants.device), []
+    for scheme in variants.schemes:
+        other = Network(RoundedSource(place.source, task.by_layer(variants.group, scheme)), variants.device)
+        ends = run_blocks(other, windows, lambda _: None)
+        losses.append(divergences(network, exact_ends, other, ends))
+    return variants.values(losses)
 
 
 def _todo(task: Task, group: FusedGroup, state: State) -> tuple[Scheme, ...]:
@@ -69,11 +114,9 @@ def _name(group: FusedGroup, scheme: Scheme) -> str:
     return f"{group.label} {scheme.name}"
 
 
-def _swapped(
-    task: Task, network: Network, index: int, schemes: Mapping[str, Scheme], batches: Sequence[Batch]
-) -> list[Batch]:
+def _swapped(network: Network, index: int, schemes: Mapping[str, Scheme], batches: Sequence[Batch]) -> list[Batch]:
     """Return the windows behind a block some of whose layers are in other schemes."""
-    with reading(network, RoundedSource(task.source, schemes)):
+    with reading(network, RoundedSource(network.source, schemes)):
         return stepped(network, index, batches)
 
 
@@ -86,15 +129,12 @@ def _rest(network: Network, index: int, ends: list[list[Batch]]) -> list[list[Ba
     return ends
 
 
-def _keep(state: State, group: FusedGroup, schemes: Sequence[Scheme], found: Sequence[Sequence[float]]) -> None:
-    values: dict[str, Any] = {}
-    for scheme, by_window in zip(schemes, found, strict=True):
-        kl = mean_divergence(by_window)
-        value = max(kl.kl_nats, 0.0)
-        width = _NORMAL_80 * kl.standard_error_nats / value if value > 0 else 0.0
-        values[_name(group, scheme)] = [value, min(width, _WIDTH_MAX)]
-    if values:
-        state.keep(values)
+def _value(by_window: Sequence[float]) -> list[float]:
+    """Return the loss and the half-width of its interval in ln loss."""
+    kl = mean_divergence(by_window)
+    value = max(kl.kl_nats, 0.0)
+    width = _NORMAL_80 * kl.standard_error_nats / value if value > 0 else 0.0
+    return [value, min(width, _WIDTH_MAX)]
 
 
 def _read(task: Task, state: State) -> dict[CellKey, Cell]:

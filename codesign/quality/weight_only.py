@@ -7,7 +7,7 @@ squared error: a loss at its minimum is flat to first order.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from codesign.model.groups import FusedGroup, GroupKey
@@ -19,6 +19,7 @@ from codesign.quality.rounded import rounded_weight
 from codesign.quality.shape import head_share, layer_shape
 from codesign.quality.state import State
 from codesign.quantize.activations import quantize_activations
+from codesign.quantize.pieces import Piece, Place
 from codesign.schemes.catalog import parse_scheme
 from codesign.schemes.scheme import ActivationFormat, Scheme
 
@@ -35,10 +36,15 @@ _SAMPLE_TOKENS = 256
 def weight_cells(task: Task, state: State, progress: Progress) -> dict[CellKey, Cell]:
     """Return the cells of every group and scheme, scaled by the published loss of W4A16-g128."""
     published = parse_scheme(_PUBLISHED_SCHEME)
-    for group in task.all_groups:
-        if state.get(group.label) is None:
-            progress(f"{group.label}")
-            state.keep({group.label: _relative_errors(task, group, (*task.runnable(group), published))})
+
+    def pieces() -> Iterator[Piece]:
+        for group in task.all_groups:
+            if state.get(group.label) is None:
+                progress(f"{group.label}")
+                yield Piece(group.label, _relative_errors, (group, (*task.runnable(group), published)))
+
+    for piece, errors in task.crew.run(pieces()):
+        state.keep({piece.name: errors})
     shares: Mapping[GroupKey, float] = {**layer_shape(task.model), (None, "head"): head_share(task.model)}
     reference = sum(
         shares[group.key] * state.get(group.label)[published.name]
@@ -59,10 +65,11 @@ def _published_loss_nats(model: Model) -> float:
     return loss.loss_nats
 
 
-def _relative_errors(task: Task, group: FusedGroup, schemes: tuple[Scheme, ...]) -> dict[str, float]:
+def _relative_errors(place: Place, group: FusedGroup, schemes: tuple[Scheme, ...]) -> dict[str, float]:
     """Return squared errors over squared weights, those of normally distributed inputs added where they are rounded."""
     import torch
 
+    task = Task(place.source, schemes)
     errors, total = dict.fromkeys((scheme.name for scheme in schemes), 0.0), 0.0
     for layer in group.layers:
         stored = task.weight(layer.name)

@@ -7,13 +7,16 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from codesign.errors import InputError
+from codesign.model.layers import Layer
 from codesign.quantize.block_folds import NO_FOLDS, Folds, fold_block
-from codesign.quantize.block_inputs import LoadedBlock, group_inputs, head_inputs, layer_groups
+from codesign.quantize.block_inputs import GroupInputs, LayerGroup, LoadedBlock, group_inputs, head_inputs, layer_groups
 from codesign.quantize.layer_report import PartReport
 from codesign.quantize.methods import METHODS, Recipe, find_method
 from codesign.quantize.network import Batch, Network, input_rounding
+from codesign.quantize.pieces import Here, Piece, Place, Workers
 from codesign.quantize.result import OUTSIDE, Part, QuantizedLayer, ResultFolder, ResultSource
 from codesign.quantize.round_layers import Made, Stage, round_layers
+from codesign.quantize.round_pieces import round_block, rounded_stage
 from codesign.quantize.source import WeightSource
 from codesign.schemes.scheme import Scheme
 
@@ -37,15 +40,17 @@ def carry_out(
     """
     check(network.source, schemes, recipe, windows)
     work = _Work(network, schemes, recipe, results)
+    if windows is None:
+        yield from _without_text(work, progress)
+        return
     walk = network.with_source(ResultSource(network.source, results))
     batches = _entering(walk, windows)
     for index in range(network.block_count):
         if not results.has(index):
             progress(walk.block_name(index))
             yield _quantize_block(work, index, batches)
-        if batches:
-            progress(f"{walk.block_name(index)}: its outputs")
-            batches = _behind(walk, index, batches)
+        progress(f"{walk.block_name(index)}: its outputs")
+        batches = _behind(walk, index, batches)
     if not results.has(OUTSIDE):
         progress("layers outside of blocks")
         yield _quantize_outside(work, batches)
@@ -82,6 +87,11 @@ class _Work:
         return self.network.source
 
     @property
+    def workers(self) -> Workers:
+        """Return who rounds."""
+        return self.network.workers or Here(Place(self.source))
+
+    @property
     def with_hessian(self) -> bool:
         """Return whether the method needs X^T X."""
         return METHODS[self.recipe.method].needs_hessian
@@ -97,11 +107,38 @@ class _Outcome:
     tensors: Mapping[str, "Tensor"] = field(default_factory=dict)
 
 
-def _entering(network: Network, windows: "Tensor | None") -> list[Batch]:
+def _without_text(work: _Work, progress: Callable[[str], None]) -> Iterator[PartReport]:
+    """Round the parts that are not there yet, in any order: none needs another."""
+    count = work.network.block_count
+    todo = [index for index in (*range(count), OUTSIDE) if not work.results.has(index)]
+
+    def pieces() -> Iterator[Piece]:
+        for index in todo:
+            name = "layers outside of blocks" if index is None else work.network.block_name(index)
+            progress(name)
+            yield Piece(name, round_block, (index, *_groups_and_recipe(work, index)), one_thread=True)
+
+    for _, (index, made, elapsed_s) in work.workers.run(pieces()):
+        name = "outside" if index is None else work.network.block_name(index)
+        yield _keep(work, _Outcome(index, name, made), elapsed_s)
+
+
+def _groups_and_recipe(work: _Work, index: int | None) -> tuple[tuple[LayerGroup, ...], Recipe]:
+    """Return what a part without text is rounded with; what is outside of blocks is rounded to nearest then."""
+    if index is not None:
+        return layer_groups(work.source.model.blocks[index].layers, work.schemes, work.source), work.recipe
+    found = [group for layer in _outside(work) for group in layer_groups([layer], work.schemes, work.source)]
+    return tuple(found), replace(work.recipe, method="rtn")
+
+
+def _outside(work: _Work) -> tuple[Layer, ...]:
+    model = work.source.model
+    return (model.embedding, *model.outside_layers, model.head)
+
+
+def _entering(network: Network, windows: "Tensor") -> list[Batch]:
     import torch
 
-    if windows is None:
-        return []
     with torch.inference_mode():
         return [network.start(ids) for ids in windows.split(max(_BATCH_TOKENS // windows.shape[1], 1))]
 
@@ -119,21 +156,28 @@ def _quantize_block(work: _Work, index: int, batches: Sequence[Batch]) -> PartRe
     begun_s = time.perf_counter()
     groups = layer_groups(work.source.model.blocks[index].layers, work.schemes, work.source)
     name = work.network.block_name(index)
-    if not batches or not groups:
-        made = [one for group in groups for one in round_layers(work.source, group, work.recipe, Stage())]
-        return _keep(work, _Outcome(index, name, made), begun_s)
+    if not groups:
+        return _keep(work, _Outcome(index, name, ()), time.perf_counter() - begun_s)
     method = METHODS[work.recipe.method]
     with work.network.block(index) as module, ExitStack() as hooks:
         block = LoadedBlock(work.network, index, module, batches)
         folds = fold_block(block, groups, method.fold, linear=method.fold_linear) if method.fold else NO_FOLDS
-        made = []
+        made: list[Made] = []
         for group in groups:
             (inputs,) = group_inputs(block, [group], with_hessian=work.with_hessian, stop=True)
-            here = round_layers(work.source, group, work.recipe, Stage(inputs, block, folds))
+            here = rounded_stage(work.source, group, work.recipe, _stage(block, group, inputs, folds), work.workers)
             for one in here:
                 _put_in_place(block, one.layer, hooks)
             made += here
-        return _keep(work, _Outcome(index, name, made, _new_tensors(work, block, folds, made)), begun_s)
+        new = _new_tensors(work, block, folds, made)
+        return _keep(work, _Outcome(index, name, made, new), time.perf_counter() - begun_s)
+
+
+def _stage(block: LoadedBlock, group: LayerGroup, inputs: GroupInputs, folds: Folds) -> Stage:
+    names = [layer.name for layer in group.quantized]
+    changed = [name for name in names if name in folds.columns or name + ".weight" in folds.parameters]
+    columns = {name: folds.columns[name] for name in names if name in folds.columns}
+    return Stage(inputs, {name: block.weight(name) for name in changed}, columns)
 
 
 def _put_in_place(block: LoadedBlock, layer: QuantizedLayer, hooks: ExitStack) -> None:
@@ -153,19 +197,19 @@ def _quantize_outside(work: _Work, batches: Sequence[Batch]) -> PartReport:
     """Round the layers outside of blocks: a tied head as one of its own, or with the embedding, as it is named."""
     begun_s = time.perf_counter()
     model, made = work.source.model, []
-    for layer in (model.embedding, *model.outside_layers, model.head):
+    for layer in _outside(work):
         for group in layer_groups([layer], work.schemes, work.source):
             multiplied = layer == model.head or (layer == model.embedding and model.tied_embedding)
             inputs = None
-            if batches and multiplied:
+            if multiplied:
                 inputs = head_inputs(work.network, batches, with_hessian=work.with_hessian)
             recipe = work.recipe if inputs is not None else replace(work.recipe, method="rtn")
             made += round_layers(work.source, group, recipe, Stage(inputs))
-    return _keep(work, _Outcome(OUTSIDE, "outside", made), begun_s)
+    return _keep(work, _Outcome(OUTSIDE, "outside", made), time.perf_counter() - begun_s)
 
 
-def _keep(work: _Work, outcome: _Outcome, begun_s: float) -> PartReport:
+def _keep(work: _Work, outcome: _Outcome, elapsed_s: float) -> PartReport:
     layers = tuple(one.layer for one in outcome.made)
     work.results.write(Part(outcome.block_index, layers, outcome.tensors))
     reports = tuple(one.report for one in outcome.made)
-    return PartReport(outcome.block_index, outcome.name, reports, time.perf_counter() - begun_s)
+    return PartReport(outcome.block_index, outcome.name, reports, elapsed_s)

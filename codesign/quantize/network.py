@@ -19,6 +19,8 @@ from codesign.schemes.kv import KV_FORMATS
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from codesign.quantize.pieces import Workers
+
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -38,16 +40,17 @@ class Batch:
 class Network:
     """A model whose blocks are loaded one at a time; embeddings, last norm and head stay. Everything is float32.
 
-    The KV cache is rounded where the source asks for one of the formats of `schemes.kv`.
+    The KV cache is rounded where the source asks for one of the formats of `schemes.kv`. `workers` are who does what
+    need not be done in the order of the blocks, None for this process.
     """
 
-    def __init__(self, source: WeightSource, device: str = "cpu") -> None:
+    def __init__(self, source: WeightSource, device: str = "cpu", workers: "Workers | None" = None) -> None:
         if any(block.experts is not None for block in source.model.blocks):
             raise InputError(
                 f"{source.model.name} has routed experts, whose weights are not measured yet; "
                 "plan it with the published prior (codesign plan)."
             )
-        self.source, self.device = source, device
+        self.source, self.device, self.workers = source, device, workers
         self.transformer = empty_transformer(source.config)
         self._name, self._blocks = _block_list(self.transformer, len(source.model.blocks))
         self._fill(self.transformer, "", skip=self._name + ".")
@@ -90,6 +93,12 @@ class Network:
             for index in range(self.block_count):
                 stack.enter_context(self.block(index))
             yield self.transformer
+
+    def loaded(self) -> Any:
+        """Return the transformer with all of its weights for good; inputs are not rounded."""
+        for index, block in enumerate(self._blocks):
+            self._fill(block, self.block_name(index) + ".")
+        return self.transformer
 
     def start(self, ids: "Tensor") -> Batch:
         """Return token ids [b, t] as they enter the first block."""

@@ -1,13 +1,12 @@
 """The layers of a group rounded by a method, with what that came to."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from codesign.errors import InputError
-from codesign.quantize.block_folds import NO_FOLDS, Folds
-from codesign.quantize.block_inputs import GroupInputs, LayerGroup, LoadedBlock
+from codesign.quantize.block_inputs import GroupInputs, LayerGroup
 from codesign.quantize.calibrate import ActivationRange
 from codesign.quantize.layer_report import Compared, LayerReport, layer_report
 from codesign.quantize.methods import Recipe, Rounded, Task, round_group
@@ -22,11 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stage:
-    """What is known of a group when it is rounded: nothing where there is no text."""
+    """What is known of a group when it is rounded: nothing where there is no text.
+
+    `folded` are the float32 weights of the layers that folding changed, `columns` the factors of their columns.
+    """
 
     inputs: GroupInputs | None = None
-    block: LoadedBlock | None = None
-    folds: Folds = NO_FOLDS
+    folded: Mapping[str, "Tensor"] = field(default_factory=dict)
+    columns: Mapping[str, "Tensor"] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,7 +53,7 @@ def round_layers(source: WeightSource, group: LayerGroup, recipe: Recipe, stage:
         fixed = _fixed_range(scheme, stage.inputs)
         for name, weight, exact in zip(names, rounded, weights, strict=True):
             kept = QuantizedLayer(name, weight, fixed)
-            compared = Compared(exact, stage.folds.columns.get(name), stage.inputs, recipe.method == "rtn")
+            compared = Compared(exact, stage.columns.get(name), stage.inputs, recipe.method == "rtn")
             made.append(Made(kept, layer_report(kept, compared, round_s)))
     return made
 
@@ -59,9 +61,9 @@ def round_layers(source: WeightSource, group: LayerGroup, recipe: Recipe, stage:
 def _weight(source: WeightSource, name: str, scheme: Scheme, stage: Stage) -> "Tensor":
     """Return the weights to round, with folds, in the type that 16-bit scales get."""
     exact = source.tensor(_parameter(source, name))
-    if stage.block is None or (name not in stage.folds.columns and name + ".weight" not in stage.folds.parameters):
+    folded = stage.folded.get(name)
+    if folded is None:
         return exact
-    folded = stage.block.weight(name).to(exact.device)
     return folded if scheme.weights.scale_bits == 32 else folded.to(exact.dtype)
 
 
