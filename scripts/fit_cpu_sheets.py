@@ -1,7 +1,7 @@
 """Fit the kernel sheets of the measured CPU and write them to hwprofiles/kernels: `python scripts/fit_cpu_sheets.py`.
 
-llama.cpp comes from the reference data (measured on a machine of the same kind), the other libraries from the run that
-is committed in reports/.
+llama.cpp comes from the reference data (measured on a machine of the same kind), the other libraries from the runs that
+are committed in reports/: multiplications, and attention.
 """
 
 import datetime
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 MACHINE = "zen4-2-core"
-RUN = ROOT / "reports" / MACHINE / "run"
+RUNS = tuple(ROOT / "reports" / MACHINE / name for name in ("run", "attention"))
 # Names of ggml types in the reference data that are schemes here.
 GGML = {"f32": "FP32", "f16": "FP16", "bf16": "BF16", "q2_K": "Q2_K", "q4_0": "Q4_0", "q4_K": "Q4_K", "q6_K": "Q6_K",
         "q8_0": "Q8_0", "iq4_nl": "IQ4_NL", "mxfp4": "GGML-MXFP4"}  # fmt: skip
@@ -68,14 +68,12 @@ def main() -> None:
     """Fit llama.cpp from the reference data and every library of the committed run."""
     source = "fitted on measured CPU kernels of a 2-core Zen 4 machine (reference data of this project, 2026)"
     write_sheet(llama_cpp_rows(), "llama.cpp", GGML_VERSION, source)
-    if not RUN.is_dir():
-        return
-    frame = read_measurements(str(RUN)).frame
+    frame = pandas.concat([read_measurements(str(run)).frame for run in RUNS], ignore_index=True)
     names = frame["library"].str.rsplit("-", n=1)
     for library in sorted(set(names.str[0])):
         rows = frame[names.str[0] == library].reset_index(drop=True)
         version = str(rows["library"].iloc[0]).removeprefix(f"{library}-")
-        write_sheet(rows, library, version, f"fitted on {len(rows):,} rows of reports/{MACHINE}/run")
+        write_sheet(rows, library, version, f"fitted on {len(rows):,} rows of reports/{MACHINE}")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _GRADIENT, _NEXT, _HEAD = "gradient", "next_block", "head"
 _NORMAL_80 = 1.2816
-# Isolated, second-order and of few windows: against swaps of single groups (docs/sensitivity.md).
+# Assumed, not fitted: cells are isolated, of second order and of few windows.
 _HALF_WIDTH = math.log(1.5)
 
 

@@ -213,7 +213,8 @@ class Cluster:
         """Wait for a piece and yield it; one that was lost is handed out again."""
         ready, _ = self._ray.wait(list(sent), timeout=_LOOK_S)
         if not ready:
-            self._slots(1, on_gpu=False)
+            for one in sent.values():
+                self._slots(self._threads_of(one.piece), on_gpu=one.piece.on_gpu)
             return
         one = sent.pop(ready[0])
         try:
