@@ -155,7 +155,7 @@ def predict_generation(request: GenerateRequest, chosen: tuple[Replacement, ...]
         sheet_files=request.sheet_files,
     )
     where = deploy(request.hardware, asked.model, setting)
-    in_torch = replace(where, target=replace(where.target, program_library=LIBRARY))
+    in_torch = replace(where, target=replace(where.target, program_library=LIBRARY, program_kernel=UNREPLACED))
     return predict_inference(in_torch, assignment_of(asked.model, chosen))
 
 
