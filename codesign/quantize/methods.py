@@ -131,7 +131,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "rtn": Method(_nearest),
         "gptq": Method(_gptq, _plain_values, needs_text=True, needs_hessian=True),
         "awq": Method(_clipped, _plain_values, needs_text=True, needs_hessian=True, fold=_awq_fold, fold_linear=True),
-        "smoothquant": Method(_nearest, _rounded_activations, needs_text=True, fold=_smooth_fold, fold_linear=True),
+        "smoothquant": Method(_nearest, _rounded_activations, needs_text=True, fold=_smooth_fold),
         "hqq": Method(_hqq, hqq_refusal),
     }
 )
