@@ -7,7 +7,6 @@ are committed in reports/: multiplications, and attention.
 import datetime
 import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,6 @@ import pandas
 from codesign.cost.fit import fit_frame
 from codesign.cost.sheet import KernelSheet
 from codesign.cost.sheet_file import sheet_path, sheet_yaml
-from codesign.cost.validate import predict_measured
 from codesign.files import write_atomic
 from codesign.hardware.file import load_hardware
 from codesign.profiler.export import read_measurements
@@ -32,6 +30,8 @@ GGML = {"f32": "FP32", "f16": "FP16", "bf16": "BF16", "q2_K": "Q2_K", "q4_0": "Q
         "q8_0": "Q8_0", "iq4_nl": "IQ4_NL", "mxfp4": "GGML-MXFP4"}  # fmt: skip
 GGML_KERNELS = {"mul_mat[CPU]": "plain", "mul_mat[CPU_REPACK]": "repacked"}
 GGML_VERSION = "0.25.3"
+# On shapes left out; what is further off keeps the roofs' wide interval.
+ERROR_FRACTION_MAX = {"gemm": 0.10, "attention_decode": 0.12}
 
 
 def llama_cpp_rows() -> "DataFrame":
@@ -49,17 +49,6 @@ def llama_cpp_rows() -> "DataFrame":
     ).reset_index(drop=True)  # fmt: skip
 
 
-def roof_errors(frame: "DataFrame") -> dict[str, float]:
-    """Return the mean error of the machine's roofs alone by operation: a fit must do better on shapes left out."""
-    text = (ROOT / "hwprofiles" / f"{MACHINE}.yaml").read_text(encoding="utf-8")
-    with tempfile.TemporaryDirectory() as folder:
-        nameless = Path(folder) / "roofs-alone.yaml"
-        nameless.write_text(text.replace(f"name: {MACHINE}", "name: roofs-alone", 1), encoding="utf-8")
-        found = predict_measured(frame.assign(hw=str(nameless)))
-    error = found["error_fraction"].abs()
-    return {str(op): float(part.mean()) for op, part in error.groupby(found["op"])}
-
-
 def write_sheet(frame: "DataFrame", library: str, version: str, source: str) -> None:
     """Fit and write one sheet; print what was reached and refused."""
     fit = fit_frame(frame, load_hardware(MACHINE))
@@ -67,12 +56,10 @@ def write_sheet(frame: "DataFrame", library: str, version: str, source: str) -> 
         print(f"{library} {refusal.operation} {refusal.scheme}: {refusal.reason}", file=sys.stderr)
     for (operation, scheme), one in fit.calibrations.items():
         print(f"{library:12} {operation:16} {scheme:30} {one.sample_count:4} rows  {100 * one.error_fraction:.1f} %")
-    roofs = roof_errors(frame)
-    shipped = {key: one for key, one in fit.calibrations.items() if one.error_fraction < roofs.get(key[0], 1.0)}
+    shipped = {key: one for key, one in fit.calibrations.items() if one.error_fraction < ERROR_FRACTION_MAX[key[0]]}
     for key in fit.calibrations.keys() - shipped.keys():
-        print(
-            f"{library} {' '.join(key)}: not shipped, the roofs alone are off by {roofs[key[0]]:.0%}", file=sys.stderr
-        )
+        limit = ERROR_FRACTION_MAX[key[0]]
+        print(f"{library} {' '.join(key)}: not shipped, its error is above {limit:.0%}", file=sys.stderr)
     date = datetime.date.today().isoformat()
     sheet = KernelSheet(MACHINE, library, version, date, source, shipped)
     write_atomic(sheet_path(MACHINE, library), sheet_yaml(sheet))
