@@ -61,7 +61,8 @@ class State:
             return {}
         from safetensors.torch import load_file
 
-        return load_file(os.fspath(self._tensor_file))
+        tensors: dict[str, Tensor] = load_file(os.fspath(self._tensor_file))
+        return tensors
 
     def keep_tensors(self, tensors: "Mapping[str, Tensor]") -> None:
         """Replace the tensors, whole or not at all."""
