@@ -1,7 +1,10 @@
-"""Measure whether planned mixed precision keeps its promises on one model: `quality_goals.py MODEL VALID TEST STATE`.
+"""Measure whether planned mixed precision keeps its promises on one model.
+
+    python scripts/quality_goals.py MODEL VALID TEST STATE [COUNTxTOKENS COUNTxTOKENS]
 
 Losses are estimated on VALID (tier fisher) and measured on TEST. Prints the KL divergence of uniform schemes, of two
-heuristics and of the planned mix at the bytes of W4A16-g64, and predicted against measured loss for 12 budgets.
+heuristics and of the planned mix at the bytes of W4A16-g64, and predicted against measured loss for 12 budgets. The
+last two are the windows of VALID (64x256) and of TEST (8x512).
 """
 
 import statistics
@@ -35,17 +38,17 @@ PLANNED = tuple(
 UNIFORM = tuple(map(parse_scheme, ("W4A16-g64", "W4A16-g128", "NF4", "MXFP4-A16")))
 REFERENCE, NARROW, WIDE = (parse_scheme(name) for name in ("W4A16-g64", "W3A16-g64", "W8A16-g64"))
 BUDGET_BITS = (3.5, 3.75, 4.0, 4.25, 4.5, 4.75, 5.0, 5.5, 6.0, 6.5, 7.0, 7.75)
-VALID_WINDOWS, TEST_WINDOWS = (64, 256), (8, 512)
+VALID_WINDOWS, TEST_WINDOWS = "64x256", "8x512"
 Assignment = Mapping[GroupKey, Scheme]
 
 
 class Bench:
     """The model, its bytes, and KL on the test text, each plan measured once."""
 
-    def __init__(self, model: str, test: Path, state: State) -> None:
+    def __init__(self, model: str, test: Path, sizes: str, state: State) -> None:
         self.source, self._state = open_source(model), state
         self.task = Task(self.source, PLANNED)
-        self._windows = file_windows(self.source, test, TEST_WINDOWS[1], TEST_WINDOWS[0])
+        self._windows = file_windows(self.source, test, *reversed(count_and_length(sizes)))
         self._exact = Network(self.source)
         self._ends = run_blocks(self._exact, self._windows, lambda _: None)
 
@@ -159,19 +162,31 @@ def budgets(bench: Bench, table: QualityTable) -> None:
     print(f"goal rank correlation >= 0.95: {spearmanr(predicted, measured).statistic:.3f}")
 
 
-def main(model: str, valid: str, test: str, state: str) -> None:
+def count_and_length(sizes: str) -> tuple[int, int]:
+    """Return the windows and the tokens of each from a text such as 64x256."""
+    count, length = map(int, sizes.split("x"))
+    return count, length
+
+
+def main(
+    model: str, valid: str, test: str, state: str, valid_sizes: str = VALID_WINDOWS, test_sizes: str = TEST_WINDOWS
+) -> None:
     """Print both tables; what is measured is kept in the folder `state`."""
     folder = Path(state)
     folder.mkdir(exist_ok=True)
     source = open_source(model)
-    count, length = VALID_WINDOWS
+    count, length = count_and_length(valid_sizes)
     begin = time.perf_counter()
     request = Request("fisher", PLANNED, f"{count} windows of {length} tokens of {Path(valid).name}")
     windows = file_windows(source, Path(valid), length, count)
-    settings = {"model": source.model.digest, "schemes": [one.name for one in PLANNED], "windows": [count, length]}
+    settings = {
+        "model": source.model.digest,
+        "schemes": [one.name for one in PLANNED],
+        "windows": [valid_sizes, test_sizes],
+    }
     table = measure_sensitivity(source, windows, request, State(folder / "sensitivity", settings), print)
     print(f"sensitivity of {len(table.cells)} cells: {time.perf_counter() - begin:.0f} s")
-    bench = Bench(model, Path(test), State(folder / "measured", settings))
+    bench = Bench(model, Path(test), test_sizes, State(folder / "measured", settings))
     compare(bench, table)
     budgets(bench, table)
 

@@ -48,7 +48,8 @@ def test_a_scheme_is_carried_out_and_written(model, tmp_path, capsys, options):
     assert "model.layers.1:" in printed
     assert "14 layers" in printed
     exact, made = (logits(Network(open_source(path))) for path in (model, str(out)))
-    assert 0 < (made - exact).norm() / exact.norm() < 0.6
+    # 64 tokens of random weights say less than the 64 channels that GPTQ fits: it must not be far off, not be best.
+    assert 0 < (made - exact).norm() / exact.norm() < (0.6 if "gptq" in options else 0.4)
 
 
 def logits(network):
