@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas
 
-from codesign.cost.cpu_gemm_time import cpu_gemm_work, cpu_work_seconds
+from codesign.cost.cpu_gemm_time import CpuState, cpu_gemm_work, cpu_state, cpu_work_seconds
 from codesign.cost.fit_cpu_gemm import fit_cpu_gemm
 from codesign.cost.fit_gemm import GemmRows
 from codesign.errors import CodesignError
@@ -46,12 +46,18 @@ def predictions(frame: "DataFrame", hardware: Hardware, points: int, seed: int) 
         scheme = parse_scheme(str(rows["scheme"].iloc[0]))
         columns = (learn[name].to_numpy(float) for name in ("m", "n", "k", "measured_s"))
         try:
-            fit = fit_cpu_gemm(GemmRows(*columns), learn["threads"].to_numpy(float), hardware, scheme)
+            fit = fit_cpu_gemm(GemmRows(*columns), _state(learn, hardware), hardware, scheme)
         except CodesignError as error:
             print(f"{scheme.name}: {error}", file=sys.stderr)
             continue
-        work = cpu_gemm_work(hardware, scheme, *(test[name].to_numpy(float) for name in CASE))
+        work = cpu_gemm_work(
+            hardware, scheme, *(test[name].to_numpy(float) for name in ("m", "n", "k")), _state(test, hardware)
+        )
         yield test.assign(fitted_s=cpu_work_seconds(fit.constants, work).predicted_s)
+
+
+def _state(frame: "DataFrame", hardware: Hardware) -> CpuState:
+    return cpu_state(hardware, *(frame[name].to_numpy(float) for name in ("threads", "memory_gb_per_s")))
 
 
 def gain_errors(tested: "DataFrame") -> tuple[float, float]:

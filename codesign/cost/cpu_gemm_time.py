@@ -17,6 +17,7 @@ from codesign.hardware.hardware import Hardware
 from codesign.hardware.threads import with_threads
 from codesign.schemes.scheme import Scheme
 from codesign.schemes.storage import weight_bytes
+from codesign.units import GIGA
 
 CPU_REQUIRED_CONSTANTS = (
     "fixed_s", "bandwidth_fraction", "compute_fraction", "unpacked_weights_per_cycle", "thread_fraction",
@@ -41,6 +42,22 @@ class CpuGemmWork:
     clock_hz: float
 
 
+@dataclass(frozen=True, slots=True)
+class CpuState:
+    """In which state of the machine each row ran: its working threads, and what memory gave to them."""
+
+    threads: FloatArray
+    bytes_per_s: FloatArray
+
+
+def cpu_state(hardware: Hardware, threads: FloatArray, gb_per_s: FloatArray | None = None) -> CpuState:
+    """Return the state of rows; 0 threads are all cores, 0 GB/s (10^9 B/s) what the profile says of its memory."""
+    threads = np.where(threads > 0, threads, float(hardware.unit_count))
+    counts, row = np.unique(threads, return_inverse=True)
+    stated = np.array([with_threads(hardware, int(count)).memory.bandwidth_bytes_per_s for count in counts])[row]
+    return CpuState(threads, stated if gb_per_s is None else np.where(gb_per_s > 0, gb_per_s * GIGA, stated))
+
+
 def is_cpu_sheet(constants: Mapping[str, float]) -> bool:
     """Return whether the constants are those of this formula."""
     return "unpacked_weights_per_cycle" in constants
@@ -55,22 +72,21 @@ def cpu_gemm_constants_problem(constants: Mapping[str, float]) -> str | None:
 
 
 def cpu_gemm_work(
-    hardware: Hardware, scheme: Scheme, m: FloatArray, n: FloatArray, k: FloatArray, threads: FloatArray
+    hardware: Hardware, scheme: Scheme, m: FloatArray, n: FloatArray, k: FloatArray, state: CpuState
 ) -> CpuGemmWork:
-    """Return work and rates of out[m, n] = x[m, k] · W for `threads` of the machine's cores; one-dimensional arrays."""
+    """Return work and rates of out[m, n] = x[m, k] · W in the machine's state; one-dimensional arrays."""
     math_dtype, quantizes = gemm_math(scheme, hardware)
     a_bits = scheme.activations.bits if quantizes else 16.0
-    counts, row = np.unique(threads, return_inverse=True)
-    machines = [with_threads(hardware, int(count)) for count in counts]
+    share = np.minimum(1.0, state.threads / hardware.unit_count)
     weights = as_floats(weight_bytes(scheme, n.astype(np.int64), k.astype(np.int64)))
     return CpuGemmWork(
         m=m,
         weight_count=n * k,
         flop=gemm_flop(m, n, k),
         bytes=weights + gemm_activation_bytes(m, n, k, a_bits),
-        threads=threads,
-        flop_per_s=np.array([one.peak_flop_per_s[math_dtype] for one in machines])[row],
-        bytes_per_s=np.array([one.memory.bandwidth_bytes_per_s for one in machines])[row],
+        threads=state.threads,
+        flop_per_s=hardware.peak_flop_per_s[math_dtype] * share,
+        bytes_per_s=state.bytes_per_s,
         clock_hz=hardware.boost_clock_hz,
     )
 
@@ -80,8 +96,8 @@ def cpu_gemm_seconds(
 ) -> SheetTime:
     """Return the time on all cores of the machine, see `with_threads` for fewer; the arrays have one shape."""
     shape = np.shape(m)
-    threads = np.full(np.size(m), float(hardware.unit_count))
-    work = cpu_gemm_work(hardware, scheme, np.ravel(m), np.ravel(n), np.ravel(k), threads)
+    state = cpu_state(hardware, np.zeros(np.size(m)))
+    work = cpu_gemm_work(hardware, scheme, np.ravel(m), np.ravel(n), np.ravel(k), state)
     time = cpu_work_seconds(constants, work)
     parts = (time.compute_s, time.memory_s, time.fixed_s, time.predicted_s)
     return SheetTime(*(part.reshape(shape) for part in parts))

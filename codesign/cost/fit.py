@@ -14,6 +14,7 @@ from codesign.cost.attention import MEASURED_ALIKE
 from codesign.cost.attention_time import attention_key
 from codesign.cost.collective_time import COLLECTIVE_KEY
 from codesign.cost.collectives import COMMON_LIBRARY, connecting_link
+from codesign.cost.cpu_gemm_time import cpu_state
 from codesign.cost.fit_attention import AttentionRows, fit_attention_decode, fit_attention_prefill
 from codesign.cost.fit_collective import CollectiveRows, fit_collective
 from codesign.cost.fit_cpu_attention import fit_cpu_attention
@@ -243,7 +244,7 @@ def _fit_gemm(part: _Part, hardware: Hardware) -> Calibration:
     x, scheme = part.numbers, parse_scheme(part.scheme)
     rows = GemmRows(x["m"], x["n"], x["k"], part.seconds)
     if hardware.kind == "cpu":
-        return fit_cpu_gemm(rows, x["threads"], hardware, scheme)
+        return fit_cpu_gemm(rows, cpu_state(hardware, x["threads"], x["memory_gb_per_s"]), hardware, scheme)
     return fit_gemm(rows, hardware, scheme)
 
 
@@ -253,7 +254,8 @@ def _fit_attention(part: _Part, hardware: Hardware) -> Calibration:
     sizes = (shape.batch, shape.query_tokens, shape.kv_tokens, shape.heads, shape.kv_heads, shape.head_dim)
     rows, kv = AttentionRows(*sizes, part.seconds), parse_kv(part.scheme.rpartition("/")[0])
     if hardware.kind == "cpu":
-        return fit_cpu_attention(rows, part.numbers["threads"], hardware, kv)
+        state = cpu_state(hardware, part.numbers["threads"], part.numbers["memory_gb_per_s"])
+        return fit_cpu_attention(rows, state, hardware, kv)
     return fit(rows, hardware, kv)
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from codesign.cost.arrays import FloatArray, as_floats
+from codesign.cost.arrays import as_floats
 from codesign.cost.attention_time import AttentionWork, attention_work
 from codesign.cost.cpu_attention_time import cpu_attention_seconds
+from codesign.cost.cpu_gemm_time import CpuState
 from codesign.cost.fit_attention import AttentionRows
 from codesign.cost.fit_constants import (
     SECONDS_MAX,
@@ -24,7 +25,6 @@ from codesign.cost.fit_constants import (
 from codesign.cost.sheet import Calibration
 from codesign.errors import InputError
 from codesign.hardware.hardware import Hardware
-from codesign.hardware.threads import with_threads
 from codesign.schemes.kv import KvFormat, bytes_per_token
 
 POINTS_MIN = 8
@@ -39,8 +39,8 @@ BOUNDS: Mapping[str, Bounds] = {
 }
 
 
-def fit_cpu_attention(rows: AttentionRows, threads: FloatArray, hardware: Hardware, kv: KvFormat) -> Calibration:
-    """Return the calibration of a KV format from measured rows and the threads that ran each (0: all cores).
+def fit_cpu_attention(rows: AttentionRows, state: CpuState, hardware: Hardware, kv: KvFormat) -> Calibration:
+    """Return the calibration of a KV format from measured rows and the state of the machine at each.
 
     InputError if there are fewer than 8 points, or times out of range.
     """
@@ -48,7 +48,7 @@ def fit_cpu_attention(rows: AttentionRows, threads: FloatArray, hardware: Hardwa
         raise InputError(f"{len(rows.seconds)} points are too few to fit attention; measure at least {POINTS_MIN}.")
     if not np.all((rows.seconds >= SECONDS_MIN) & (rows.seconds <= SECONDS_MAX)):
         raise InputError(f"seconds: a value is not within {SECONDS_MIN:g} to {SECONDS_MAX:g}; check the unit.")
-    work = _work(rows, np.where(threads > 0, threads, float(hardware.unit_count)), hardware, kv)
+    work = _work(rows, state, hardware, kv)
     everything = np.ones(len(rows.seconds), dtype=np.bool_)
     ratios = held_out_ratios(
         shape_index(rows.batch, rows.kv_tokens, rows.heads, rows.kv_heads),
@@ -60,16 +60,15 @@ def fit_cpu_attention(rows: AttentionRows, threads: FloatArray, hardware: Hardwa
     return calibration(_fit(rows, work, everything), ratios, {name: getattr(rows, name) for name in names})
 
 
-def _work(rows: AttentionRows, threads: FloatArray, hardware: Hardware, kv: KvFormat) -> AttentionWork:
+def _work(rows: AttentionRows, state: CpuState, hardware: Hardware, kv: KvFormat) -> AttentionWork:
     """Return the work, with the threads and the bandwidth of each row."""
     dims = rows.head_dim.astype(np.int64)
     math_dtype = next(iter(hardware.peak_flop_per_s))  # its rate is not used
     work = attention_work(hardware, math_dtype, rows.shape, as_floats(bytes_per_token(kv, 2 * dims, dims)))
-    bandwidth = {n: with_threads(hardware, int(n)).memory.bandwidth_bytes_per_s for n in np.unique(threads)}
     return replace(
         work,
-        unit_count=threads,  # type: ignore[arg-type]  # elementwise, as the other sizes
-        bytes_per_s=np.array([bandwidth[n] for n in threads]),  # type: ignore[arg-type]
+        unit_count=state.threads,  # type: ignore[arg-type]  # elementwise, as the other sizes
+        bytes_per_s=state.bytes_per_s,  # type: ignore[arg-type]
     )
 
 

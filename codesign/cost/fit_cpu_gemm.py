@@ -11,6 +11,7 @@ from codesign.cost.cpu_gemm_time import (
     CPU_REQUIRED_CONSTANTS,
     FEW_ROWS_CONSTANTS,
     CpuGemmWork,
+    CpuState,
     cpu_gemm_work,
     cpu_work_seconds,
 )
@@ -68,16 +69,15 @@ class _Problem:
     work: CpuGemmWork
 
 
-def fit_cpu_gemm(rows: GemmRows, threads: FloatArray, hardware: Hardware, scheme: Scheme) -> Calibration:
-    """Return the calibration of a scheme from measured rows and the threads that ran each.
+def fit_cpu_gemm(rows: GemmRows, state: CpuState, hardware: Hardware, scheme: Scheme) -> Calibration:
+    """Return the calibration of a scheme from measured rows and the state of the machine at each.
 
-    Threads of 0 mean all cores. InputError if there are fewer than 12 points, or if they are absurd or alike.
+    InputError if there are fewer than 12 points, or if they are absurd or alike.
     """
     rows = checked_rows(rows)
-    threads = np.where(threads > 0, threads, float(hardware.unit_count))
-    order = np.lexsort((rows.seconds, threads, rows.m, rows.k, rows.n))
-    rows, threads = rows.take(order), threads[order]
-    problem = _Problem(rows, cpu_gemm_work(hardware, scheme, rows.m, rows.n, rows.k, threads))
+    order = np.lexsort((rows.seconds, state.threads, rows.m, rows.k, rows.n))
+    rows, state = rows.take(order), CpuState(state.threads[order], state.bytes_per_s[order])
+    problem = _Problem(rows, cpu_gemm_work(hardware, scheme, rows.m, rows.n, rows.k, state))
     names = (CPU_REQUIRED_CONSTANTS, CPU_REQUIRED_CONSTANTS + FEW_ROWS_CONSTANTS)
     forms = [_Form(chosen, pass_rows) for chosen, pass_rows in itertools.product(names, PASS_ROWS)]
     everything = np.ones(len(rows.m), dtype=np.bool_)

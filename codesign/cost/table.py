@@ -17,10 +17,11 @@ from codesign.cost.target import Target
 from codesign.cost.traffic import WIRE_PASSES
 from codesign.errors import CodesignError, did_you_mean
 from codesign.hardware.file import load_hardware
-from codesign.hardware.threads import with_threads
+from codesign.hardware.threads import with_bandwidth, with_threads
 from codesign.schemes.capability import library_of, shape_problem
 from codesign.schemes.catalog import parse_scheme
 from codesign.schemes.kv import parse_kv
+from codesign.units import GIGA
 
 TextArray = npt.NDArray[np.object_]
 Columns = Mapping[str, TextArray | FloatArray]
@@ -102,14 +103,15 @@ def _collective(operation: str) -> Operation:
 
 
 _ATTENTION = ("batch", "q_tokens", "kv_tokens", "heads", "kv_heads", "head_dim")
-# Of a CPU; 0 means all.
-_ALL_THREADS = {"threads": 0.0}
-ZERO_ALLOWED = ("skew", "threads")
+# Of a CPU: 0 threads are all of them, and 0 GB/s what the profile says of its memory. Measured rows may tell better.
+_AS_IT_IS = {"threads": 0.0, "memory_gb_per_s": 0.0}
+_STATES = ("threads", "memory_gb_per_s")
+ZERO_ALLOWED = ("skew", *_STATES)
 _MOE = ("tokens", "hidden", "intermediate", "experts", "top_k")
 OPERATIONS: Mapping[str, Operation] = {
-    "gemm": Operation(("m", "n", "k"), _ALL_THREADS, _predict_gemm, True, ("threads",)),
-    "attention_decode": Operation(_ATTENTION, _ALL_THREADS, _predict_attention, False, ("head_dim", "threads")),
-    "attention_prefill": Operation(_ATTENTION, _ALL_THREADS, _predict_attention, False, ("head_dim", "threads")),
+    "gemm": Operation(("m", "n", "k"), _AS_IT_IS, _predict_gemm, True, _STATES),
+    "attention_decode": Operation(_ATTENTION, _AS_IT_IS, _predict_attention, False, ("head_dim", *_STATES)),
+    "attention_prefill": Operation(_ATTENTION, _AS_IT_IS, _predict_attention, False, ("head_dim", *_STATES)),
     "moe": Operation(_MOE, {"tp": 1.0, "ep": 1.0, "skew": 0.0, "matrices": GATED_MATRICES}, _predict_moe, True),
     **{name: _collective(name) for name in WIRE_PASSES},
 }
@@ -165,7 +167,7 @@ def _predict_kind(
             usable &= _legal_shapes(scheme, target, numbers, rows, usable, out)
         for alike in _alike(operation, numbers, usable):
             these = {key: x[alike] for key, x in numbers.items()}
-            prediction = operation.predict(_on_threads(target, these), scheme, kv_dtype, these)
+            prediction = operation.predict(_as_it_ran(target, these), scheme, kv_dtype, these)
             _store(prediction, rows[alike], out)
     except CodesignError as error:
         empty = out.reason[rows] == ""
@@ -182,12 +184,13 @@ def _alike(
     return parts
 
 
-def _on_threads(target: Target, numbers: Mapping[str, FloatArray]) -> Target:
-    """Return the target with only those threads of a CPU at work that rows alike name."""
-    threads = int(numbers["threads"][0]) if "threads" in numbers else 0
-    if not threads or target.hardware.kind != "cpu":
+def _as_it_ran(target: Target, numbers: Mapping[str, FloatArray]) -> Target:
+    """Return the target with the threads of a CPU and the bandwidth of its memory that rows alike name."""
+    if target.hardware.kind != "cpu" or "threads" not in numbers:
         return target
-    return replace(target, hardware=with_threads(target.hardware, threads))
+    threads, gb_per_s = (float(numbers[name][0]) for name in _STATES)
+    hardware = with_threads(target.hardware, int(threads)) if threads else target.hardware
+    return replace(target, hardware=with_bandwidth(hardware, gb_per_s * GIGA) if gb_per_s else hardware)
 
 
 def operation_numbers(

@@ -79,6 +79,7 @@ def row_of(one: Measurement) -> Row:
         "ci_high_s": None if one.interval_s is None else one.interval_s[1],
         "sample_count": len(one.samples_s),
         "process_count": 1 if one.spread is None else one.spread.process_count,
+        "memory_gb_per_s": one.memory_gb_per_s,
         "read_bytes": one.read_bytes,
         "flop": one.flop,
         "math_dtype": one.math_dtype,

@@ -12,6 +12,8 @@ from codesign import __version__
 from codesign.codec import to_plain
 from codesign.cost.sheet import KernelSheet
 from codesign.hardware.hardware import Hardware
+from codesign.hardware.memory_probe import MemoryProbe
+from codesign.native import absence
 from codesign.profiler.block_time import with_predictions
 from codesign.profiler.candidates import Question, RunPlan, make_plan
 from codesign.profiler.children import Interrupted
@@ -26,7 +28,7 @@ from codesign.profiler.processors import (
 from codesign.profiler.reading import Reading, absent, plain_reading
 from codesign.profiler.records import DEVICE_LOST, FORMAT_VERSION, Measurement
 from codesign.profiler.run_folder import RunHead, keep_hardware_file, open_run
-from codesign.profiler.runner import Children, Runner
+from codesign.profiler.runner import Children, Instruments, Runner
 from codesign.profiler.signals import stopping
 from codesign.profiler.system import CPU
 from codesign.profiler.timing import MonotonicClock, Rule
@@ -138,7 +140,8 @@ def measure(
         children = Children(request.catalog.modules)
         stop = stack.enter_context(stopping(children.kill_all))
         try:
-            Runner(writer, _run_settings(request, at_rest, watch), children, stop, report, watch).run(plan)
+            instruments = Instruments(watch, _memory_probe(plan, request.hardware, stack))
+            Runner(writer, _run_settings(request, at_rest, watch), children, stop, report, instruments).run(plan)
             outcome = Outcome(COMPLETE, 0)
         except Interrupted:
             outcome = Outcome(f"interrupted by {stop.signal_name}", stop.exit_code)
@@ -160,6 +163,13 @@ def _run_settings(request: Request, at_rest: Mapping[str, Reading[float]], watch
         idle_watt=at_rest,
         usual_clock_hz=None if watch is None else watch.usual_clock_hz,
     )
+
+
+def _memory_probe(plan: RunPlan, hardware: Hardware, stack: contextlib.ExitStack) -> MemoryProbe | None:
+    """Return what measures memory beside kernels of the CPU, None where there are none or nothing can."""
+    if "cpu" not in devices_of(plan) or absence():
+        return None
+    return stack.enter_context(contextlib.closing(MemoryProbe(cache_bytes(hardware))))
 
 
 def devices_of(plan: RunPlan) -> list[str]:

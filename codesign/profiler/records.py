@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import statistics
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, Literal, get_type_hints
@@ -15,13 +16,14 @@ from codesign.profiler.kernel import AttentionCase, BlockCase, GemmCase, Runnabl
 from codesign.profiler.statistics import ProcessSpread, Summary
 from codesign.profiler.timing import WarmUp
 from codesign.profiler.verdict import Conditions, Kind, Verdict
+from codesign.units import GIGA
 
 FORMAT_VERSION = 1
 KEY_CHARACTERS = 16
 INTERRUPTED = "interrupted"
 DEVICE_LOST = "device_lost"
 KERNEL_NOTE = "kernel"
-DISTURBANCES = ("contention", "unstable")
+DISTURBANCES = ("contention", "unstable", "memory_moved")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,8 @@ class Measurement:
     """One case run by one kernel. Rows that are not valid keep their samples, and are never fitted.
 
     `samples_s` and `summary` are of all processes that ran the case, `spread` of their medians where there were
-    several. Fields with a default are missing in older files.
+    several. `memory_bytes_per_s` is what memory gave after each round. Fields with a default are missing in older
+    files.
     """
 
     key: str
@@ -95,6 +98,7 @@ class Measurement:
     spread: ProcessSpread | None = None
     energy: Energy | None = None
     gpu_rounds: tuple[GpuRound, ...] = ()
+    memory_bytes_per_s: tuple[float, ...] = ()
 
     @property
     def interval_s(self) -> tuple[float, float] | None:
@@ -112,6 +116,11 @@ class Measurement:
         if self.summary is None or self.interval_s is None:
             return None
         return (self.interval_s[1] - self.interval_s[0]) / (2 * self.summary.median_s)
+
+    @property
+    def memory_gb_per_s(self) -> float | None:
+        """Return what memory gave beside the samples in 10^9 B/s, their median; None where it was not probed."""
+        return statistics.median(self.memory_bytes_per_s) / GIGA if self.memory_bytes_per_s else None
 
     @property
     def interrupted(self) -> bool:

@@ -3,11 +3,12 @@
 import datetime
 import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from codesign.codec import from_plain, to_plain
 from codesign.errors import InputError, MeasurementError
+from codesign.hardware.memory_probe import MemoryProbe
 from codesign.profiler.candidates import Entry, RunPlan, flush_bytes, memory_groups, shuffled
 from codesign.profiler.child import ChildSpec
 from codesign.profiler.children import (
@@ -82,8 +83,19 @@ class Children:
         self.keep(())
 
 
+@dataclass(frozen=True, slots=True)
+class Instruments:
+    """What is watched beside the kernels: the GPU, where kernels of the plan run on one; memory, where on the CPU."""
+
+    gpu: GpuWatch | None = None
+    memory: MemoryProbe | None = None
+
+
+NO_INSTRUMENTS = Instruments()
+
+
 class Runner:
-    """Measures plans into one run directory; `watch` is of the GPU, where kernels of the plan run on one."""
+    """Measures plans into one run directory."""
 
     def __init__(
         self,
@@ -92,10 +104,11 @@ class Runner:
         children: Children,
         stop: Stop,
         report: Callable[[Measurement], None],
-        watch: GpuWatch | None = None,
+        instruments: Instruments = NO_INSTRUMENTS,
     ) -> None:
         self._writer, self._settings, self._report = writer, settings, report
-        self._children, self._stop, self._watch = children, stop, watch
+        self._children, self._stop = children, stop
+        self._watch, self._probe = instruments.gpu, instruments.memory
 
     def run(self, plan: RunPlan) -> None:
         """Measure what is not measured yet; Interrupted if the user asks to stop, DeviceLostError if the GPU goes."""
@@ -198,7 +211,7 @@ class Runner:
             sampling=turn.sampling.add(taken),
             loads=(*turn.loads, from_plain(LoadChange, answer["load"], "the child's answer")),
         )
-        after = self._watched(after, answer)
+        after = self._probed(self._watched(after, answer))
         if not after.is_sampled or len(after.samplings) < self._settings.repeat:
             return after
         self._write(self._with_energy(after), Conditions())
@@ -213,6 +226,14 @@ class Runner:
         if seen is None:
             return replace(turn, unwatched=self._watch.why or "it saw nothing of a round")
         return replace(turn, gpu_rounds=(*turn.gpu_rounds, seen))
+
+    def _probed(self, turn: Turn) -> Turn:
+        """Return the turn with what memory gave to as many threads just after the round; hot weights stay hot."""
+        case = turn.entry.case
+        if self._probe is None or turn.entry.kernel.device == "cuda" or getattr(case, "cache", "") == "hot":
+            return turn
+        rate = self._probe.bytes_per_s(case.threads, pinned_processors(case.threads))
+        return replace(turn, memory_bytes_per_s=(*turn.memory_bytes_per_s, rate))
 
     def _with_energy(self, turn: Turn) -> Turn:
         """Return the turn with the energy of its calls, or why there is none; time is never lost for lack of it."""

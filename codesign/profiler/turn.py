@@ -28,12 +28,17 @@ class Limits:
     flop_per_s: Mapping[str, float]
     cache_bytes: float
 
-    def ceilings(self, entry: Entry, read_bytes: float, math_dtype: str) -> Ceilings:
+    def ceilings(self, turn: "Turn") -> Ceilings:
         """Return the ceilings of one case; weights that stay in the cache have no known one."""
+        entry, read_bytes, math_dtype = turn.entry, turn.read_bytes, turn.math_dtype
         rotates = entry.case.cache == "rotating" and entry.copies * read_bytes > self.cache_bytes
         streams = entry.case.cache == "cold" or rotates
         return Ceilings(
-            read_bytes, entry.case.flop, self.bytes_per_s if streams else None, self.flop_per_s.get(math_dtype)
+            read_bytes,
+            entry.case.flop,
+            self.bytes_per_s if streams else None,
+            self.flop_per_s.get(math_dtype),
+            turn.memory_bytes_per_s if streams else (),
         )
 
 
@@ -71,7 +76,7 @@ class Turn:
     """One candidate of the group that is being measured, as far as it has come.
 
     `earlier` are the samplings of the processes before this one that ran the same case; `unwatched` says why a GPU's
-    rounds are not known.
+    rounds are not known; `memory_bytes_per_s` is what memory gave after each round.
     """
 
     entry: Entry
@@ -80,6 +85,7 @@ class Turn:
     sampling: Sampling | None = None
     loads: tuple[LoadChange, ...] = ()
     gpu_rounds: tuple[GpuRound, ...] = ()
+    memory_bytes_per_s: tuple[float, ...] = ()
     earlier: tuple[Sampling, ...] = ()
     energy: Reading[Energy] | None = None
     unwatched: str | None = None
@@ -89,6 +95,16 @@ class Turn:
         """Return the samplings of all processes so far that hold samples."""
         given = (*self.earlier, self.sampling) if self.sampling is not None else self.earlier
         return tuple(one for one in given if one.rounds)
+
+    @property
+    def read_bytes(self) -> float:
+        """Return what one call reads at least, 0 if it is not known."""
+        return self.prepared.read_bytes if self.prepared else 0.0
+
+    @property
+    def math_dtype(self) -> str:
+        """Return the type in which it multiplies, empty if it is not known."""
+        return self.prepared.math_dtype if self.prepared else ""
 
     @property
     def is_sampled(self) -> bool:
@@ -113,8 +129,6 @@ def row(turn: Turn, settings: RunSettings, ended: Conditions) -> Measurement:
         load=mean_load(turn.loads),
     )
     conditions = with_gpu(conditions, turn.gpu_rounds, settings.usual_clock_hz)
-    read_bytes = prepared.read_bytes if prepared else 0.0
-    math_dtype = prepared.math_dtype if prepared else ""
     return Measurement(
         key=entry.key,
         hw=settings.hw,
@@ -124,16 +138,17 @@ def row(turn: Turn, settings: RunSettings, ended: Conditions) -> Measurement:
         case=entry.case,
         samples_s=sampling.samples_s if sampling else (),
         summary=summary,
-        read_bytes=read_bytes or None,
+        read_bytes=turn.read_bytes or None,
         flop=entry.case.flop,
-        math_dtype=math_dtype,
+        math_dtype=turn.math_dtype,
         check=prepared.check if prepared else None,
         procedure=_procedure(turn, sampling),
         conditions=conditions,
-        verdict=judge(summary, conditions, settings.limits.ceilings(entry, read_bytes, math_dtype)),
+        verdict=judge(summary, conditions, settings.limits.ceilings(turn)),
         spread=_spread(turn.samplings),
         energy=turn.energy.value if turn.energy else None,
         gpu_rounds=turn.gpu_rounds,
+        memory_bytes_per_s=turn.memory_bytes_per_s,
     )
 
 

@@ -18,6 +18,9 @@ OTHER_CPU_COUNT = 0.25
 STOLEN_CPU_COUNT = 0.05
 WAITING_FRACTION = 0.05
 SWITCHES_PER_S = 500.0
+# On a shared host the same two threads read 36 or 53 GB/s, for seconds each: a median over both is of neither.
+MEMORY_RANGE_FRACTION = 0.25
+READING_SHARE = 0.5
 THROTTLES = ("hw_slowdown", "hw_thermal_slowdown", "sw_thermal_slowdown", "hw_power_brake")
 POWER_CAP = "sw_power_cap"
 
@@ -73,13 +76,15 @@ class Conditions:
 class Ceilings:
     """What one call must read and compute at least, and the nominal rates of where its data lie; None: not known.
 
-    For weights that stay in a cache the rate is that cache's, or None; never the memory's.
+    For weights that stay in a cache the rate is that cache's, or None; never the memory's. `probed_bytes_per_s` is what
+    memory gave beside the samples, a value per round; empty where it was not probed.
     """
 
     read_bytes: float
     flop: float
     bytes_per_s: float | None = None
     flop_per_s: float | None = None
+    probed_bytes_per_s: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +178,16 @@ def _few_samples(seen: Evidence) -> str | None:
     return f"{seen.summary.sample_count} samples, {DEFAULT_RULE.min_samples} are wanted"
 
 
+def _memory_moved(seen: Evidence) -> str | None:
+    rates = seen.ceilings.probed_bytes_per_s
+    if seen.summary is None or not rates:
+        return None
+    low, high = min(rates), max(rates)
+    reads = seen.ceilings.read_bytes / high > READING_SHARE * seen.summary.median_s
+    moved = high - low > MEMORY_RANGE_FRACTION * high
+    return f"memory gave {format_bytes_per_s(low)} to {format_bytes_per_s(high)} meanwhile" if reads and moved else None
+
+
 RULES: Mapping[Kind, Mapping[str, Callable[[Evidence], str | None]]] = {
     Kind.INVALID: {
         "failed": lambda seen: seen.conditions.failure,
@@ -186,6 +201,7 @@ RULES: Mapping[Kind, Mapping[str, Callable[[Evidence], str | None]]] = {
     Kind.SUSPECT: {
         "power_capped": _power_capped,
         "contention": _contention,
+        "memory_moved": _memory_moved,
         "unstable": _unstable,
         "few_samples": _few_samples,
     },

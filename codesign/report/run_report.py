@@ -16,6 +16,7 @@ from codesign.hardware.threads import with_threads
 from codesign.profiler.export import frame_of, run_table
 from codesign.profiler.run_folder import HARDWARE, Run
 from codesign.report.run_gains import Gain, LayerRow, gains, layer_rows, measured_gain_steps
+from codesign.units import GIGA
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -63,12 +64,16 @@ def run_report(run: Run, sheets: tuple[KernelSheet, ...] = ()) -> RunReport:
 
 
 def roof_fractions(frame: "DataFrame", hardware: Hardware) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
-    """Return the roofline time over the measured time: bytes at the memory's bandwidth or flop at the peak rate."""
+    """Return the roofline time over the measured time: bytes at the memory's bandwidth or flop at the peak rate.
+
+    The bandwidth is the one measured beside the row, where it was.
+    """
     result = np.full(len(frame), np.nan)
     for threads, math_dtype in {*zip(frame["threads"], frame["math_dtype"], strict=True)}:
         rows = ((frame["threads"] == threads) & (frame["math_dtype"] == math_dtype)).to_numpy()
         machine = with_threads(hardware, int(threads)) if hardware.kind == "cpu" else hardware
-        bytes_s = frame["read_bytes"].to_numpy(float)[rows] / machine.memory.bandwidth_bytes_per_s
+        read_bytes, beside = (frame[name].to_numpy(float)[rows] for name in ("read_bytes", "memory_gb_per_s"))
+        bytes_s = read_bytes / np.where(beside > 0, beside * GIGA, machine.memory.bandwidth_bytes_per_s)
         rate = machine.peak_flop_per_s.get(math_dtype)
         flop_s = frame["flop"].to_numpy(float)[rows] / rate if rate else np.zeros(rows.sum())
         result[rows] = np.maximum(bytes_s, flop_s) / frame["measured_s"].to_numpy(float)[rows]

@@ -17,7 +17,7 @@ from codesign.profiler.discover import load_catalog
 from codesign.profiler.gpu_states import chosen_gpu
 from codesign.profiler.gpu_watch import DeviceLostError, GpuWatch
 from codesign.profiler.run_folder import open_run, read_run
-from codesign.profiler.runner import Children, Runner
+from codesign.profiler.runner import Children, Instruments, Runner
 from codesign.profiler.signals import Stop
 from codesign.profiler.telemetry import Sampler
 from codesign.profiler.verdict import Kind
@@ -104,7 +104,7 @@ class Late(Runner):
 def measure(folder: Path, watch: GpuWatch, kind: type[Runner] = Runner) -> list:
     with open_run(folder, run_head()) as writer:
         how = settings(modules=(GPU_MODULE,), usual_clock_hz=watch.usual_clock_hz)
-        kind(writer, how, Children((GPU_MODULE,)), Stop(), lambda _: None, watch).run(gpu_plan())
+        kind(writer, how, Children((GPU_MODULE,)), Stop(), lambda _: None, Instruments(watch)).run(gpu_plan())
     return list(read_run(folder).measurements)
 
 
@@ -165,7 +165,7 @@ def test_no_other_fault_hides_that_the_gpu_is_lost(tmp_path, monkeypatch):
             raise ChildRefusedError("CUDA error: unspecified launch failure")
 
     with watched() as watch, open_run(tmp_path, run_head()) as writer, pytest.raises(DeviceLostError):
-        Runner(writer, settings(), Failing(()), Stop(), lambda _: None, watch).run(gpu_plan())
+        Runner(writer, settings(), Failing(()), Stop(), lambda _: None, Instruments(watch)).run(gpu_plan())
     assert read_run(tmp_path).measurements == ()
 
 

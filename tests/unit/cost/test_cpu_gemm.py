@@ -10,6 +10,7 @@ from codesign.cost.cpu_gemm_time import (
     cpu_gemm_constants_problem,
     cpu_gemm_seconds,
     cpu_gemm_work,
+    cpu_state,
     cpu_work_seconds,
 )
 from codesign.cost.fit import fit_frame
@@ -52,7 +53,7 @@ def test_another_thread_never_hurts_where_threads_work_well_together(sizes, thre
 
 @given(SIZES)
 def test_no_time_is_below_the_roofs(sizes):
-    work = cpu_gemm_work(CPU, W4, *(np.array([float(s)]) for s in sizes), np.array([8.0]))
+    work = cpu_gemm_work(CPU, W4, *(np.array([float(s)]) for s in sizes), cpu_state(CPU, np.array([8.0])))
     time = cpu_work_seconds(CONSTANTS, work)
     assert time.predicted_s >= np.maximum(work.bytes / work.bytes_per_s, work.flop / work.flop_per_s)
 
@@ -73,23 +74,27 @@ def test_constants_that_cannot_be_meant_are_named(change, said):
     assert said in (cpu_gemm_constants_problem(CONSTANTS | change) or "")
 
 
-def measured(constants: dict[str, float], library_kernel: str = "") -> pandas.DataFrame:
-    """Return what a machine of those constants would measure, with 2 % noise."""
+def measured(
+    constants: dict[str, float], library_kernel: str = "", gb_per_s: tuple[float, ...] = (0.0,)
+) -> pandas.DataFrame:
+    """Return what a machine of those constants would measure, with 2 % noise; rows meet the bandwidths in turn."""
     shapes = [(m, n, k, t) for m in (1, 4, 16, 64, 256) for n, k in ((4096, 4096), (11008, 4096), (4096, 11008),
               (1024, 4096), (2048, 2048), (32000, 4096)) for t in (1, 8)]  # fmt: skip
     m, n, k, threads = np.array(shapes, dtype=float).T
-    exact = cpu_work_seconds(constants, cpu_gemm_work(CPU, W4, m, n, k, threads)).predicted_s
+    beside = np.resize(gb_per_s, len(m))
+    exact = cpu_work_seconds(constants, cpu_gemm_work(CPU, W4, m, n, k, cpu_state(CPU, threads, beside))).predicted_s
     noise = np.random.default_rng(1).normal(1.0, 0.02, len(m))
     return pandas.DataFrame(
         {"hw": CPU.name, "library": "torch", "kernel": library_kernel, "op": "gemm", "scheme": W4.name,
-         "m": m, "n": n, "k": k, "threads": threads, "measured_s": exact * noise}
+         "m": m, "n": n, "k": k, "threads": threads, "memory_gb_per_s": beside,
+         "measured_s": exact * noise}
     )  # fmt: skip
 
 
 def test_a_fit_predicts_unseen_shapes_of_such_a_machine():
     frame = measured(CONSTANTS)
     rows = GemmRows(*(frame[name].to_numpy() for name in ("m", "n", "k", "measured_s")))
-    found = fit_cpu_gemm(rows, frame["threads"].to_numpy(), CPU, W4)
+    found = fit_cpu_gemm(rows, cpu_state(CPU, frame["threads"].to_numpy()), CPU, W4)
     assert found.error_fraction < 0.04
     assert found.constants["bandwidth_fraction"] == pytest.approx(0.9, rel=0.1)
     assert found.constants["compute_fraction"] == pytest.approx(0.8, rel=0.1)
@@ -121,11 +126,28 @@ def test_threads_of_rows_are_those_that_work():
     assert all_cores[0] == all_cores[1] == predicted[1]
 
 
+def test_a_fit_takes_the_bandwidth_beside_each_row():
+    frame = measured(CONSTANTS, gb_per_s=(20.0, 60.0, 35.0))
+    known = fit_frame(frame, CPU).calibrations["gemm", W4.name]
+    assert known.error_fraction < 0.04
+    assert known.constants["bandwidth_fraction"] == pytest.approx(0.9, rel=0.1)
+    unknown = fit_frame(frame.drop(columns="memory_gb_per_s"), CPU).calibrations["gemm", W4.name]
+    assert unknown.error_fraction > 2 * known.error_fraction
+
+
+def test_memory_of_half_the_bandwidth_takes_twice_as_long():
+    frame = measured(CONSTANTS).query("m == 1 and n == 32000 and threads == 8")
+    fast, slow = (
+        predict_table(kernel_columns(frame.assign(memory_gb_per_s=gb_per_s))).predicted_s for gb_per_s in (40.0, 20.0)
+    )
+    assert slow == pytest.approx(2 * fast, rel=0.02)
+
+
 def test_too_few_points_are_refused():
     frame = measured(CONSTANTS).head(5)
     rows = GemmRows(*(frame[name].to_numpy() for name in ("m", "n", "k", "measured_s")))
     with pytest.raises(InputError, match="too few"):
-        fit_cpu_gemm(rows, frame["threads"].to_numpy(), CPU, W4)
+        fit_cpu_gemm(rows, cpu_state(CPU, frame["threads"].to_numpy()), CPU, W4)
 
 
 def test_a_thread_count_beyond_the_cores_changes_nothing():

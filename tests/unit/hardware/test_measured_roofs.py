@@ -1,3 +1,5 @@
+import contextlib
+import os
 from pathlib import Path
 
 import pytest
@@ -5,6 +7,7 @@ import pytest
 from codesign.hardware.detect import Processor, detect_processor
 from codesign.hardware.file import load_hardware, parse_hardware
 from codesign.hardware.local import Provenance, local_profile, profile_name
+from codesign.hardware.memory_probe import MemoryProbe
 from codesign.hardware.probe import Bandwidth, Measured, Roofs, thread_counts
 from codesign.hardware.threads import with_threads
 from codesign.native import absence
@@ -33,6 +36,15 @@ def roofs() -> Roofs:
     )
     peaks = {("fp32", 1): Measured(117e9, 0.0), ("fp32", 2): Measured(234e9, 0.0)}
     return Roofs("avx2", widths, peaks, Measured(3.66e9, 0.0), one, {1: Measured(1e-7, 0.0), 2: Measured(1e-6, 9.0)})
+
+
+@pytest.mark.skipif(absence() is not None, reason="needs the native kernels")
+def test_memory_is_probed_in_place_and_the_caller_stays_where_it_may_run():
+    allowed = os.sched_getaffinity(0)
+    with contextlib.closing(MemoryProbe(8e6)) as probe:
+        rates = [probe.bytes_per_s(1, (max(allowed),)), probe.bytes_per_s(min(2, len(allowed)), tuple(sorted(allowed)))]
+    assert os.sched_getaffinity(0) == allowed
+    assert all(1e9 < rate < 1e13 for rate in rates)
 
 
 def test_the_system_s_words_become_a_processor(tmp_path: Path):

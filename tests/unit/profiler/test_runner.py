@@ -14,18 +14,21 @@ from codesign.codec import to_plain
 from codesign.errors import CapabilityError
 from codesign.hardware.file import load_hardware
 from codesign.hardware.hardware import Source
+from codesign.hardware.memory_probe import MemoryProbe
 from codesign.profiler.candidates import RunPlan
+from codesign.profiler.check import Check
 from codesign.profiler.children import Interrupted
 from codesign.profiler.discover import OWN_MODULE
+from codesign.profiler.export import row_of
 from codesign.profiler.kernel import GemmCase
 from codesign.profiler.load import LoadChange
 from codesign.profiler.processors import available_memory_bytes, core_count, last_level_cache_bytes, pinned_processors
 from codesign.profiler.profile import cache_bytes, limits_of
 from codesign.profiler.run_folder import open_run, read_run
-from codesign.profiler.runner import Children, Runner
+from codesign.profiler.runner import Children, Instruments, Runner
 from codesign.profiler.signals import Stop, stopping
 from codesign.profiler.timing import Round, Rule, WarmUp
-from codesign.profiler.turn import Limits, RunSettings, mean_load
+from codesign.profiler.turn import Limits, Prepared, RunSettings, Turn, mean_load
 from codesign.profiler.verdict import Kind
 from tests.measured_rows import run_head
 from tests.profile_plans import MODULES, only, plan, settings
@@ -78,6 +81,32 @@ def test_each_fault_is_a_row_of_its_own_and_the_rest_complete(tmp_path):
 
 def one_is_bad(rows: list[object]) -> bool:
     return any(one.verdict.kind is Kind.INVALID for one in rows)
+
+
+class OneTwoThree(MemoryProbe):
+    """Memory that gives 1, 2, 3 ... bytes per second."""
+
+    def __init__(self):
+        self.asked = []
+
+    def bytes_per_s(self, threads, processors):
+        self.asked.append((threads, processors))
+        return float(len(self.asked))
+
+
+@pytest.mark.parametrize("cache", ["rotating", "hot"])
+def test_memory_is_probed_after_each_round_on_the_processors_of_the_kernel_unless_it_is_hot(tmp_path, cache):
+    probe = OneTwoThree()
+    with open_run(tmp_path, run_head()) as writer:
+        what = only(plan(("fake",), cache=cache), "plain")
+        Runner(writer, settings(), Children(MODULES), Stop(), lambda _: None, Instruments(memory=probe)).run(what)
+    (one,) = read_run(tmp_path).measurements
+    rounds = len(one.procedure.round_sizes) if cache == "rotating" else 0
+    assert one.memory_bytes_per_s == tuple(float(i + 1) for i in range(rounds))
+    assert probe.asked == [(1, pinned_processors(1))] * rounds
+    assert (
+        row_of(one)["memory_gb_per_s"] == one.memory_gb_per_s == (pytest.approx((rounds + 1) / 2e9) if rounds else None)
+    )
 
 
 def test_a_wrong_kernel_gets_no_time(tmp_path):
@@ -244,8 +273,10 @@ def test_load_is_meant_over_rounds_and_short_ones_say_nothing():
 def test_weights_in_the_cache_have_no_memory_ceiling(cache, copies, limit):
     (entry,) = only(plan(("fake",)), "plain").entries
     entry = replace(entry, copies=copies, case=GemmCase("BF16", 1, 64, 128, cache=cache))
-    found = Limits(5e9, {"bf16": 1e12}, 1e5).ceilings(entry, 2e4, "bf16")
+    prepared = Prepared(Check(0.0, 1e-3, True), copies, 2e4, "bf16")
+    found = Limits(5e9, {"bf16": 1e12}, 1e5).ceilings(Turn(entry, "", prepared, memory_bytes_per_s=(4e9,)))
     assert (found.bytes_per_s, found.flop_per_s) == (limit, 1e12)
+    assert found.probed_bytes_per_s == ((4e9,) if limit else ())
 
 
 def test_threads_go_to_the_last_cores_one_each(tmp_path):

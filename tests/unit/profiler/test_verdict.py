@@ -39,6 +39,19 @@ def test_faster_than_the_machine_is_impossible(ceilings, verdict):
     assert str(judge(summarize([CALL_S] * 40), WELL, ceilings)) == verdict
 
 
+@pytest.mark.parametrize(
+    ("probed", "read_bytes", "verdict"),
+    [
+        ((36e9, 37e9, 35e9), 33e6, "valid"),
+        ((36e9, 53e9, 35e9), 33e6, "suspect(memory_moved)"),
+        ((36e9, 53e9, 35e9), 5e6, "valid"),  # arithmetic takes the time
+        ((), 33e6, "valid"),
+    ],
+)
+def test_memory_that_changed_meanwhile_makes_a_row_that_reads_suspect(probed, read_bytes, verdict):
+    assert str(judge(SUMMARY, WELL, replace(CEILINGS, read_bytes=read_bytes, probed_bytes_per_s=probed))) == verdict
+
+
 def test_the_impossible_says_how_much():
     reason = judge(summarize([CALL_S] * 40), WELL, Ceilings(1.4 * 33e6, 0.0, bytes_per_s=33e9)).reasons[0]
     assert reason.evidence == "46.2 GB/s is 1.40x the nominal 33 GB/s"

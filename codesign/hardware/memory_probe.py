@@ -1,0 +1,75 @@
+"""What memory gives right now: the same read as of `hw measure`, short enough to be repeated beside other measurements.
+
+On a shared host the bandwidth of memory moves within seconds, with the neighbours and with the place that the host
+gives to our processors.
+"""
+
+import functools
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from codesign.errors import CapabilityError
+from codesign.native import absence, load
+from codesign.units import MEBI
+
+CACHE_FACTOR = 8
+SIZE_MIN_BYTES, SIZE_MAX_BYTES = 64 * MEBI, 512 * MEBI
+CHOOSING_PASSES = 3
+
+
+class MemoryProbe:
+    """Reads a buffer far larger than the last-level cache with so many threads, on the processors that are named."""
+
+    def __init__(self, cache_bytes: float) -> None:
+        """Take the buffer; CapabilityError without the native kernels or the memory."""
+        missing = absence()
+        if missing:
+            raise CapabilityError(f"Memory's bandwidth cannot be measured: {missing}.")
+        self._native = load()
+        self._size = int(min(max(CACHE_FACTOR * cache_bytes, SIZE_MIN_BYTES), SIZE_MAX_BYTES))
+        self._address = self._native.pages_alloc(self._size)
+        if not self._address:
+            raise CapabilityError(f"{self._size / MEBI:,.0f} MiB of memory are not to be had; close other programs.")
+        self._fastest = functools.cache(self._choose)
+
+    def bytes_per_s(self, threads: int, processors: tuple[int, ...]) -> float:
+        """Return the bytes per second of one pass, some milliseconds; `processors` may be empty: wherever we are."""
+        self._native.roof_read(0, 0, 0, 0, threads)  # the workers start, and pin themselves, before we move
+        with _on(processors[:1]):
+            return self._rate(self._fastest(threads), threads)
+
+    def _choose(self, threads: int) -> Callable[[int], object]:
+        """Return the fastest read, as `hw measure` takes it: its instructions, in one stream or several."""
+        native = self._native
+        reads = [
+            functools.partial(read, isa, self._address, self._size, 1)
+            for isa in range(6)
+            if native.isa_runs(isa)
+            for read in (native.roof_read, native.roof_read_in_order)
+        ]
+        return max(reads, key=lambda read: sorted(self._rate(read, threads) for _ in range(CHOOSING_PASSES))[1])
+
+    def _rate(self, read: Callable[[int], object], threads: int) -> float:
+        begin_s = time.perf_counter()
+        read(threads)
+        return self._size / (time.perf_counter() - begin_s)
+
+    def close(self) -> None:
+        """Give the buffer back."""
+        self._native.pages_free(self._address, self._size)
+
+
+@contextmanager
+def _on(processors: tuple[int, ...]) -> Iterator[None]:
+    """Keep this thread on these processors meanwhile; the pool's other workers have their own."""
+    if not processors or not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, processors)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
