@@ -6,6 +6,7 @@ gives to our processors.
 
 import functools
 import os
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from codesign.units import MEBI
 
 CACHE_FACTOR = 8
 SIZE_MIN_BYTES, SIZE_MAX_BYTES = 64 * MEBI, 512 * MEBI
-CHOOSING_PASSES = 3
+PASSES = 3  # the middle one: a pass of some milliseconds may meet another program
 
 
 class MemoryProbe:
@@ -35,10 +36,10 @@ class MemoryProbe:
         self._fastest = functools.cache(self._choose)
 
     def bytes_per_s(self, threads: int, processors: tuple[int, ...]) -> float:
-        """Return the bytes per second of one pass, some milliseconds; `processors` may be empty: wherever we are."""
+        """Return the bytes per second that a read of some 20 ms gets; `processors` may be empty: wherever we are."""
         self._native.roof_read(0, 0, 0, 0, threads)  # the workers start, and pin themselves, before we move
         with _on(processors[:1]):
-            return self._rate(self._fastest(threads), threads)
+            return self._middle_rate(self._fastest(threads), threads)
 
     def _choose(self, threads: int) -> Callable[[int], object]:
         """Return the fastest read, as `hw measure` takes it: its instructions, in one stream or several."""
@@ -49,7 +50,10 @@ class MemoryProbe:
             if native.isa_runs(isa)
             for read in (native.roof_read, native.roof_read_in_order)
         ]
-        return max(reads, key=lambda read: sorted(self._rate(read, threads) for _ in range(CHOOSING_PASSES))[1])
+        return max(reads, key=lambda read: self._middle_rate(read, threads))
+
+    def _middle_rate(self, read: Callable[[int], object], threads: int) -> float:
+        return statistics.median(self._rate(read, threads) for _ in range(PASSES))
 
     def _rate(self, read: Callable[[int], object], threads: int) -> float:
         begin_s = time.perf_counter()
