@@ -12,4 +12,4 @@ def all_kernels() -> tuple[Kernel, ...]:
 
 
 def library_states() -> tuple[LibraryState, ...]:
-    return (LibraryState("fakegpu", "1.0", None),)
+    return (LibraryState("fakegpu", "1.0", None, "cuda"),)

@@ -92,7 +92,7 @@ def make_request(hw: str, given: dict[str, Any]) -> "Request":
     hardware = load_hardware(hw)
     catalog = load_catalog((BLOCKS,) if given["blocks"] else adapter_modules(given["kernels"]))
     return Request(
-        question=_question(given, catalog),
+        question=_question(given, catalog, hardware.kind),
         catalog=catalog,
         hardware=hardware,
         hardware_path=path if path.is_file() else None,
@@ -105,7 +105,7 @@ def make_request(hw: str, given: dict[str, Any]) -> "Request":
     )
 
 
-def _question(given: dict[str, Any], catalog: "Catalog") -> "Question":
+def _question(given: dict[str, Any], catalog: "Catalog", kind: str) -> "Question":
     from codesign.profiler.candidates import Question, model_attentions, model_shapes, parse_shapes, scheme_names
     from codesign.profiler.discover import choose_libraries
     from codesign.profiler.processors import core_count
@@ -117,17 +117,19 @@ def _question(given: dict[str, Any], catalog: "Catalog") -> "Question":
     blocks = block_question(given)
     model = load_model_and_warn(given["model"]) if given["model"] and blocks is None else None
     tokens = integer_list(given["attention"], "--attention") if given["attention"] else ()
+    own_threads = core_count() if kind == "cpu" else 1
     named = parse_shapes(given["shapes"])
     return Question(
         shapes=named or (model_shapes(model) if model else ()),
         attentions=model_attentions(model, tokens) if model else (),
         batches=integer_list(given["batch"], "--batch"),
-        threads=integer_list(given["threads"], "--threads") if given["threads"] else (core_count(),),
+        threads=integer_list(given["threads"], "--threads") if given["threads"] else (own_threads,),
         libraries=choose_libraries(catalog, given["libraries"]),
         schemes=scheme_names(given["schemes"]),
         cache=given["cache"],
         seed=given["seed"],
         blocks=blocks,
+        device="cuda" if kind == "gpu" else "cpu",
     )
 
 

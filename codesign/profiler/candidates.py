@@ -15,6 +15,7 @@ from codesign.profiler.kernel import (
     BlockCase,
     BlockSizes,
     CacheState,
+    Device,
     GemmCase,
     Kernel,
     Phase,
@@ -84,6 +85,7 @@ class Question:
     cache: CacheState
     seed: int
     blocks: BlockQuestion | None = None
+    device: Device = "cpu"
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +172,8 @@ def make_plan(question: Question, catalog: Catalog, critical: Mapping[str, str],
     """Return the entries that can be measured and what is skipped; equal questions give equal plans."""
     blocks: list[tuple[Entry, ...]] = []
     refused: dict[tuple[str, str], int] = {}
-    missing = [state for state in catalog.states if state.version is None and state.name in question.libraries]
+    asked = [one for one in catalog.states if one.name in question.libraries and one.device == question.device]
+    missing = [state for state in asked if state.version is None]
     away = {state.name for state in missing}
     kernels = [kernel for kernel in catalog.kernels if _wanted(kernel, question) and kernel.library not in away]
     for blank in _cases(question):
@@ -179,7 +182,7 @@ def make_plan(question: Question, catalog: Catalog, critical: Mapping[str, str],
             case = _of_scheme(blank, kernel)
             reason = None if case is None else kernel.refuses(case)
             if case is not None and reason is None:
-                entries.append(_entry(kernel, catalog.version(kernel.library), case, critical, cache_bytes))
+                entries.append(_entry(kernel, catalog.version(kernel), case, critical, cache_bytes))
             elif reason is not None:
                 named = (f"{kernel.library}/{kernel.name} {kernel.scheme}", reason)
                 refused[named] = refused.get(named, 0) + 1
@@ -201,7 +204,7 @@ def is_attention(kernel: Kernel) -> bool:
 
 def _wanted(kernel: Kernel, question: Question) -> bool:
     named = is_attention(kernel) or not question.schemes or parse_scheme(kernel.scheme).name in question.schemes
-    return named and kernel.library in question.libraries
+    return named and kernel.library in question.libraries and kernel.device == question.device
 
 
 def _cases(question: Question) -> Iterator[RunnableCase]:

@@ -12,11 +12,15 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from codesign.codec import from_plain, to_plain
 from codesign.errors import CodesignError, InputError
 from codesign.profiler.memory_errors import memory_text
+
+if TYPE_CHECKING:
+    from codesign.profiler.kernel import Prepared
+    from codesign.profiler.timing import Timer
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -32,6 +36,7 @@ class ChildSpec:
     affinity: tuple[int, ...]
     modules: tuple[str, ...]
     parent_pid: int
+    device: str = "cpu"
 
 
 class Session:
@@ -43,7 +48,7 @@ class Session:
 
         self.ranges, self.spec = Ranges(), spec
         catalog = load_catalog(spec.modules)
-        self.kernel = catalog.find(spec.library, spec.kernel, spec.scheme)
+        self.kernel = catalog.find(spec.library, spec.kernel, spec.scheme, spec.device)
         self.check_output = catalog.check_of(spec.library)
         self.case_range = NOTHING
         self.timer: Any = None
@@ -51,9 +56,7 @@ class Session:
 
     def prepare(self, order: dict[str, Any]) -> dict[str, Any]:
         """Pack the copies of a case, check the output, and say what one call reads."""
-        from codesign.profiler.flush import make_flush
         from codesign.profiler.records import case_from_json
-        from codesign.profiler.timing import MonotonicClock, Timer, Work
 
         self.release(order)
         case: Any = case_from_json(order["case"], "the order")
@@ -61,8 +64,7 @@ class Session:
         self.case_range.__enter__()
         prepared = self.kernel.prepare(case, order["copies"])
         check = self.check_output(prepared, case)
-        flush = make_flush(order["flush_bytes"], case.threads) if order["flush_bytes"] else None
-        self.timer = Timer(Work(prepared.run, prepared.copies, flush), MonotonicClock())
+        self.timer = make_timer(prepared, order["flush_bytes"], case.threads)
         return {
             "check": to_plain(check),
             "copies": prepared.copies,
@@ -121,6 +123,20 @@ class Session:
             "energy": self.energy,
             "release": self.release,
         }
+
+
+def make_timer(prepared: "Prepared", flush_bytes: int, threads: int) -> "Timer":
+    """Return what times a prepared kernel: by the clock of its GPU, if it brings one."""
+    from codesign.profiler.flush import make_flush
+    from codesign.profiler.graph_timer import GraphTimer
+    from codesign.profiler.timing import MonotonicClock, Timer, Work
+
+    gpu = prepared.gpu
+    if gpu is None:
+        flush = make_flush(flush_bytes, threads) if flush_bytes else None
+        return Timer(Work(prepared.run, prepared.copies, flush), MonotonicClock())
+    flush = gpu.flush(flush_bytes) if flush_bytes else None
+    return GraphTimer(Work(prepared.run, prepared.copies, flush), MonotonicClock(), gpu)
 
 
 def obey(session: Session, orders: BinaryIO, answers: BinaryIO) -> None:

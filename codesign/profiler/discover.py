@@ -31,14 +31,15 @@ class Catalog:
     states: tuple[LibraryState, ...]
     checks: Mapping[str, CheckOutput]
 
-    def version(self, library: str) -> str:
-        """Return the version of a library, empty where it does not say."""
-        return next((state.version or "" for state in self.states if state.name == library), "")
+    def version(self, kernel: Kernel) -> str:
+        """Return the version of a kernel's library, empty where it does not say."""
+        where = (kernel.library, kernel.device)
+        return next((state.version or "" for state in self.states if (state.name, state.device) == where), "")
 
-    def find(self, library: str, name: str, scheme: str) -> Kernel:
+    def find(self, library: str, name: str, scheme: str, device: str = "cpu") -> Kernel:
         """Return one kernel; InputError if there is none of that name."""
         for kernel in self.kernels:
-            if (kernel.library, kernel.name, kernel.scheme) == (library, name, scheme):
+            if (kernel.library, kernel.name, kernel.scheme, kernel.device) == (library, name, scheme, device):
                 return kernel
         raise InputError(f"no kernel {library}/{name} for {scheme} in {', '.join(self.modules)}.")
 

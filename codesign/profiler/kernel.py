@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,6 +122,19 @@ class BlockCase:
         return 2.0 * rows * self.weight_count + 2.0 * attended
 
 
+class GpuClock(Protocol):
+    """What a GPU offers for timing."""
+
+    def recorded(self, calls: Callable[[], Any]) -> Callable[[], Any]:
+        """Return what repeats the calls with one start."""
+
+    def elapsed_s(self, calls: Callable[[], Any], count: int) -> float:
+        """Return the seconds between two events around `count` repetitions, by the GPU's clock."""
+
+    def flush(self, size_bytes: int) -> Callable[[], Any]:
+        """Return what writes so many bytes, to empty its last-level cache."""
+
+
 Case = GemmCase | AttentionCase
 RunnableCase = Case | BlockCase
 
@@ -138,6 +151,7 @@ class Prepared:
     `read_bytes` are the bytes that one call must read at least (weights with scales, or KV with scales).
     `exact()` is the reference without the scheme's rounding of activations, perhaps of the first columns only: the
     distance to it tells in which precision the kernel really multiplied. None where the two are the same.
+    `gpu` times the calls where they run on a GPU; `run` then only starts them.
     """
 
     run: Callable[[int], Any]
@@ -147,6 +161,7 @@ class Prepared:
     read_bytes: float
     math_dtype: str
     exact: Callable[[], NDArray[np.float64]] | None = None
+    gpu: GpuClock | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +189,7 @@ class LibraryState:
     name: str
     version: str | None
     reason: str | None
+    device: Device = "cpu"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from codesign.profiler.kernel import GemmCase, Kernel
-from codesign.profiler.libraries import LIBRARIES
+from codesign.profiler.libraries import CPU_LIBRARIES
 from codesign.profiler.libraries.adapter import GemmRow, Library, kernels_of, stored_bytes
 from codesign.profiler.reference import ROUNDINGS
 from codesign.profiler.weights import Float32, Weights, quantize
@@ -99,7 +99,7 @@ CALLERS: Mapping[str, Caller] = MappingProxyType(
 FIXED_ROWS = frozenset({"onnxruntime", "openvino"})
 
 
-def linear_kernels(libraries: tuple[Library, ...] = LIBRARIES) -> tuple[LinearKernel, ...]:
+def linear_kernels(libraries: tuple[Library, ...] = CPU_LIBRARIES) -> tuple[LinearKernel, ...]:
     """Return every kernel of the libraries that multiplies."""
     return tuple(
         LinearKernel(library, row, kernel)

@@ -82,7 +82,7 @@ class Outcome:
 def cache_bytes(hardware: Hardware) -> float:
     """Return the last-level cache: the larger of what the system and the profile say."""
     stated = hardware.cache.capacity_bytes if hardware.cache else 0.0
-    return max(stated, last_level_cache_bytes() or 0.0)
+    return max(stated, last_level_cache_bytes() or 0.0) if hardware.kind == "cpu" else stated
 
 
 def memory_limit_bytes() -> float:
@@ -96,7 +96,7 @@ def critical_conditions(request: Request) -> dict[str, str]:
     versions = {
         f"{VERSION}{state.name}": state.version or "absent"
         for state in request.catalog.states
-        if state.name in request.question.libraries
+        if state.name in request.question.libraries and state.device == request.question.device
     }
     threads = {f"processors of {n} threads": str(list(pinned_processors(n))) for n in request.question.threads}
     driver = request.environment["gpu_driver"]

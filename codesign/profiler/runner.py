@@ -64,6 +64,7 @@ class Children:
                 affinity=pinned_processors(entry.case.threads),
                 modules=self._modules,
                 parent_pid=os.getpid(),
+                device=entry.kernel.device,
             )
             child = self._running[entry.candidate] = Child(spec)
             try:

@@ -43,7 +43,7 @@ def children_of(pid: int) -> list[str]:
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             command = (path / "cmdline").read_text()
-            if "codesign.profiler.child" in command and f'"parent_pid": {pid}}}' in command:
+            if "codesign.profiler.child" in command and f'"parent_pid": {pid},' in command:
                 found.append(path.name)
     return found
 

@@ -83,7 +83,7 @@ def test_each_fault_is_a_reason_after_a_second_try(monkeypatch, limits, fault):
 
 
 def gpu_plan(batches: tuple[int, ...] = (1, 2)) -> RunPlan:
-    question = Question((Shape(64, 128),), (), batches, (1,), ("fakegpu",), (), "rotating", 3)
+    question = Question((Shape(64, 128),), (), batches, (1,), ("fakegpu",), (), "rotating", 3, device="cuda")
     return make_plan(question, load_catalog((GPU_MODULE,)), {}, 1e5)
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "codesign"
 ORDER = (
-    "native", "hardware", "model", "schemes", "checkpoint", "quantize", "cost", "quality", "plan", "profiler", "report",
-    "cli",
+    "native", "gpu", "hardware", "model", "schemes", "checkpoint", "quantize", "cost", "quality", "plan", "profiler",
+    "report", "cli",
 )  # fmt: skip
 SHARED = {"errors", "units", "files", "yaml_file", "codec", "setting", "table"}
 

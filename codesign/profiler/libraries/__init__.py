@@ -7,13 +7,15 @@ from codesign.profiler.libraries import (
     onnxruntime,
     openvino,
     own,
+    own_gpu,
     torch_cpu,
+    torch_gpu,
     torchao,
     zentorch,
 )
 from codesign.profiler.libraries.adapter import Library, kernels_of, state_of
 
-LIBRARIES: tuple[Library, ...] = (
+CPU_LIBRARIES: tuple[Library, ...] = (
     own.LIBRARY,
     torch_cpu.LIBRARY,
     onnxruntime.LIBRARY,
@@ -22,6 +24,8 @@ LIBRARIES: tuple[Library, ...] = (
     zentorch.LIBRARY,
     torchao.LIBRARY,
 )
+GPU_LIBRARIES: tuple[Library, ...] = (own_gpu.LIBRARY, torch_gpu.LIBRARY)
+LIBRARIES = (*CPU_LIBRARIES, *GPU_LIBRARIES)
 
 
 def all_kernels() -> tuple[Kernel, ...]:

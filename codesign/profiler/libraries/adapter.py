@@ -12,11 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from codesign.profiler.graph_timer import TorchGpuClock
 from codesign.profiler.kernel import (
     AttentionCase,
     Case,
+    Device,
     FloatArray,
     GemmCase,
+    GpuClock,
     Kernel,
     LibraryState,
     Prepared,
@@ -54,6 +57,7 @@ class GemmRow:
     scale_bytes: float = 4.0
     limits: tuple[Limit, ...] = ()
     note: str = ""
+    device: Device = "cpu"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,7 @@ class AttentionRow:
     scale_bytes: float = 0.0
     limits: tuple[Callable[[AttentionCase], str | None], ...] = ()
     note: str = ""
+    device: Device = "cpu"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +96,7 @@ class Library:
     start: Callable[[int], None]
     attentions: tuple[AttentionRow, ...] = ()
     problem: Callable[[], str | None] = lambda: None
+    device: Device = "cpu"
 
 
 @functools.cache
@@ -114,10 +120,11 @@ def state_of(library: Library) -> LibraryState:
     missing = [name for name in library.distributions if version_of(name) is None]
     if missing:
         needed = " and ".join(missing)
-        return LibraryState(library.name, None, f"{needed} is not installed; pip install {' '.join(missing)}")
+        reason = f"{needed} is not installed; pip install {' '.join(missing)}"
+        return LibraryState(library.name, None, reason, library.device)
     problem = library.problem()
     version = None if problem else version_of(library.distributions[0])
-    return LibraryState(library.name, version, problem)
+    return LibraryState(library.name, version, problem, library.device)
 
 
 def kernels_of(library: Library) -> tuple[Kernel, ...]:
@@ -136,7 +143,7 @@ def _gemm_kernel(library: Library, row: GemmRow) -> Kernel:
         library.start(case.threads)
         return prepare_gemm(row, case, copies)
 
-    return Kernel(library.name, row.name, row.scheme, refuses, prepare, row.note)
+    return Kernel(library.name, row.name, row.scheme, refuses, prepare, row.note, row.device)
 
 
 def _attention_kernel(library: Library, row: AttentionRow) -> Kernel:
@@ -149,7 +156,7 @@ def _attention_kernel(library: Library, row: AttentionRow) -> Kernel:
         library.start(case.threads)
         return prepare_attention(row, case, copies)
 
-    return Kernel(library.name, row.name, row.kv_format, refuses, prepare, row.note)
+    return Kernel(library.name, row.name, row.kv_format, refuses, prepare, row.note, row.device)
 
 
 def _first_problem(limits: tuple[Callable[[Any], str | None], ...], case: Case) -> str | None:
@@ -172,6 +179,7 @@ def prepare_gemm(row: GemmRow, case: GemmCase, copies: int) -> Prepared:
         read_bytes=stored_bytes(weights, scheme.weights.bits, row.scale_bytes),
         math_dtype=row.math_dtype,
         exact=lambda: product(x.astype(np.float64), weights.part(slice(FINGERPRINT_OUTPUTS))),
+        gpu=clock_of(row.device),
     )
 
 
@@ -198,7 +206,13 @@ def prepare_attention(row: AttentionRow, case: AttentionCase, copies: int) -> Pr
         reference=lambda: attention(*(part.astype(np.float64) for part in (q, *held))),
         read_bytes=vectors * (case.head_dim * row.bits / BITS_PER_BYTE + row.scale_bytes),
         math_dtype=row.math_dtype,
+        gpu=clock_of(row.device),
     )
+
+
+def clock_of(device: Device) -> GpuClock | None:
+    """Return what times kernels of a GPU, None on the CPU."""
+    return TorchGpuClock() if device == "cuda" else None
 
 
 def _attention_shape(case: AttentionCase) -> str | None:

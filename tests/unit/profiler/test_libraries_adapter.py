@@ -147,7 +147,7 @@ def test_kernels_refuse_the_other_kind_of_case_and_impossible_shapes():
 
 def test_every_kernel_has_a_name_of_its_own_and_a_scheme_that_exists():
     kernels = all_kernels()
-    assert len({(kernel.library, kernel.name, kernel.scheme) for kernel in kernels}) == len(kernels)
+    assert len({(kernel.library, kernel.name, kernel.scheme, kernel.device) for kernel in kernels}) == len(kernels)
     for kernel in kernels:
         assert kernel.scheme in KV_FORMATS or parse_scheme(kernel.scheme).name == kernel.scheme
 
@@ -159,7 +159,7 @@ def test_every_library_has_a_state_with_a_version_or_a_reason():
 
 
 def test_fp8_on_a_cpu_says_that_it_is_reference_code():
-    (fp8,) = [kernel for kernel in all_kernels() if kernel.library == "torch" and kernel.scheme == "FP8"]
+    (fp8,) = [one for one in all_kernels() if (one.library, one.scheme, one.device) == ("torch", "FP8", "cpu")]
     assert fp8.note == FP8_NOTE
     assert "reference code" in FP8_NOTE
 

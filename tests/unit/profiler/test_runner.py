@@ -54,7 +54,7 @@ def child_processes(parent: int) -> list[int]:
             command = (path / "cmdline").read_text()
         except OSError:
             continue
-        if "codesign.profiler.child" in command and f'"parent_pid": {parent}}}' in command:
+        if "codesign.profiler.child" in command and f'"parent_pid": {parent},' in command:
             found.append(int(path.name))
     return found
 

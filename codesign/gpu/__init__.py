@@ -1,0 +1,1 @@
+"""Our kernels for NVIDIA GPUs: compiled when they are first needed, for the GPU that is here."""

@@ -1,0 +1,208 @@
+"""Multiplying with quantized weights on a GPU: few rows by our kernels, many by the library after dequantizing."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codesign.errors import InputError
+from codesign.gpu import layout
+from codesign.gpu.launch import Gpu, Launch
+from codesign.gpu.program import Program, program
+
+ROWS_MAX = 64
+TILE_ROWS = 8
+K_MULTIPLE = 32
+GROUPS = (0, 32, 64, 128)
+WARPS, LANES = 8, 32
+BLOCKS_PER_MULTIPROCESSOR = 2
+BYTES_MIDDLE = 128
+
+Kind = Literal["int4", "int8", "e4m3"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """How a multiplication is cut: tiles of 8 rows and of 16 outputs per block, and parts of the inner dimension."""
+
+    m_tiles: int
+    n_tiles: int
+    parts: int
+
+    @property
+    def shared_bytes(self) -> int:
+        """Return what the sums of half of the warps take."""
+        return WARPS // 2 * self.m_tiles * self.n_tiles * 4 * LANES * 4
+
+
+def tiling(m: int, n: int, k: int, multiprocessors: int) -> Tiling:
+    """Return the cut for m rows: blocks of more outputs read the activations less often, parts fill the machine."""
+    m_tiles = next(tiles for tiles in (1, 2, 4, 8) if tiles * TILE_ROWS >= m)
+    n_tiles = 1 if m_tiles == 1 else 2
+    blocks = layout.padded(n, layout.OUTPUT_MULTIPLE) // (n_tiles * layout.TILE_OUTPUTS)
+    chunks = layout.padded(k, layout.CHUNK) // layout.CHUNK
+    parts = -(-BLOCKS_PER_MULTIPROCESSOR * multiprocessors // blocks)
+    return Tiling(m_tiles, n_tiles, max(1, min(parts, chunks // WARPS)))
+
+
+@dataclass(frozen=True, slots=True)
+class GpuWeights:
+    """Packed weights on a GPU; `k` inputs, `n` outputs, `group` 0 where an output has one scale."""
+
+    kind: Kind
+    n: int
+    k: int
+    group: int
+    codes: Any
+    halves: Any
+    zeros: Any
+    factors: Any
+
+    @property
+    def read_bytes(self) -> float:
+        """Return the bytes that one multiplication reads of them."""
+        parts = (self.codes, self.halves, self.zeros, self.factors)
+        return float(sum(one.numel() * one.element_size() for one in parts if one is not None))
+
+
+def pack_weight_only(
+    kind: Kind,
+    codes: NDArray[np.uint8],
+    scales: NDArray[np.float32],
+    zeros: NDArray[np.uint8] | None,
+    group: int,
+    device: Any,
+) -> GpuWeights:
+    """Return codes [n, k], scales and perhaps zero points [n, groups] as the kernels read them.
+
+    int4: codes below 16, counted from 8 where there are no zero points. int8: bytes counted from 128. e4m3: its bytes.
+    InputError for shapes that no kernel takes, and for e4m3 codes that are NaN.
+    """
+    n, k = codes.shape
+    if k % K_MULTIPLE or group not in GROUPS:
+        raise InputError(f"k = {k}, group {group}: k must be a multiple of 32, the group one of 0, 32, 64 and 128.")
+    if scales.shape != (n, -(-k // group) if group else 1):
+        raise InputError(f"scales of shape {scales.shape} do not fit to [{n}, {k}] weights in groups of {group or k}.")
+    if kind == "e4m3" and np.any(codes & 0x7F == 0x7F):
+        raise InputError("a weight is NaN; look at the layer with `codesign errors`.")
+    packed = layout.pack_scales(scales, k, group)
+    words = layout.pack_nibbles(codes) if kind == "int4" else layout.pack_bytes(codes)
+    points = None if zeros is None else _tensor(layout.pack_zeros(zeros, k, group), device)
+    return GpuWeights(
+        kind, n, k, group, _tensor(words.view(np.int32), device), _tensor(packed.halves, device), points,
+        _tensor(packed.factors, device),
+    )  # fmt: skip
+
+
+def _tensor(values: NDArray[Any], device: Any) -> Any:
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(values)).to(device)
+
+
+def weight_only_program(weights: GpuWeights, bfloat: bool, cut: Tiling) -> Program:
+    """Return the unit that multiplies such weights in such a cut."""
+    common = {"bfloat": bfloat, "group": weights.group, "m_tiles": cut.m_tiles, "n_tiles": cut.n_tiles}
+    if weights.kind == "int4":
+        return program("w4a16_gemm", zeros=weights.zeros is not None, **common)
+    return program("w8a16_gemm", e4m3=weights.kind == "e4m3", **common)
+
+
+def multiply_weight_only(gpu: Gpu, x: Any, weights: GpuWeights, workspace: "Workspace") -> Any:
+    """Return x[m, k] · wᵀ in x's dtype, float16 or bfloat16, for up to 64 rows; InputError beyond."""
+    import torch
+
+    m, n, k = _sizes(x, weights.n, weights.k)
+    cut = tiling(m, n, k, gpu.multiprocessors)
+    bfloat = x.dtype == torch.bfloat16
+    factors = weights.factors
+    out = torch.empty((m, n), dtype=x.dtype, device=x.device)
+    partial, arrived = workspace.of(cut, m, n)
+    gpu.launch(
+        Launch(weight_only_program(weights, bfloat, cut), "weight_only", _grid(cut, n), WARPS * LANES,
+               cut.shared_bytes),
+        (weights.codes, weights.halves, weights.zeros, factors, x, out, partial, arrived, m, n, k),
+    )  # fmt: skip
+    return out
+
+
+def _sizes(x: Any, n: int, k: int) -> tuple[int, int, int]:
+    import torch
+
+    if x.dim() != 2 or x.shape[1] != k or not 1 <= x.shape[0] <= ROWS_MAX:
+        raise InputError(f"activations of shape {tuple(x.shape)}: 1 to {ROWS_MAX} rows of {k} are wanted.")
+    if x.dtype not in (torch.float16, torch.bfloat16) or not x.is_contiguous():
+        raise InputError("activations must be contiguous float16 or bfloat16.")
+    return x.shape[0], n, k
+
+
+def _grid(cut: Tiling, n: int) -> tuple[int, int, int]:
+    return layout.padded(n, layout.OUTPUT_MULTIPLE) // (cut.n_tiles * layout.TILE_OUTPUTS), cut.parts, 1
+
+
+@dataclass(frozen=True, slots=True)
+class Int8Weights:
+    """Packed signed 8-bit weights with a scale per output."""
+
+    n: int
+    k: int
+    codes: Any
+    scales: Any
+
+    @property
+    def read_bytes(self) -> float:
+        """Return the bytes that one multiplication reads of them."""
+        return float(sum(one.numel() * one.element_size() for one in (self.codes, self.scales)))
+
+
+def pack_w8a8(codes: NDArray[np.int8], scales: NDArray[np.float32], device: Any) -> Int8Weights:
+    """Return codes [n, k] and scales [n] as the kernel reads them."""
+    n, k = codes.shape
+    full = np.zeros(layout.padded(n, layout.OUTPUT_MULTIPLE), np.float32)
+    full[:n] = scales
+    return Int8Weights(n, k, _tensor(layout.pack_int8(codes).view(np.int32), device), _tensor(full, device))
+
+
+def multiply_w8a8(gpu: Gpu, x: Any, weights: Int8Weights, workspace: "Workspace") -> Any:
+    """Return x · wᵀ with each row of x rounded to 8 bits, in x's dtype, for up to 64 rows."""
+    import torch
+
+    m, n, k = _sizes(x, weights.n, weights.k)
+    cut = tiling(m, n, k, gpu.multiprocessors)
+    unit = program("w8a8_gemm", bfloat=x.dtype == torch.bfloat16, m_tiles=cut.m_tiles, n_tiles=cut.n_tiles)
+    codes = torch.empty((m, layout.padded(k, layout.CHUNK)), dtype=torch.int8, device=x.device)
+    scales = torch.empty(m, dtype=torch.float32, device=x.device)
+    out = torch.empty((m, n), dtype=x.dtype, device=x.device)
+    gpu.launch(Launch(unit, "round_rows", (m, 1, 1), WARPS * LANES, WARPS * 4), (x, codes, scales, k))
+    gpu.launch(
+        Launch(unit, "w8a8", _grid(cut, n), WARPS * LANES, cut.shared_bytes),
+        (weights.codes, weights.scales, codes, scales, out, *workspace.of(cut, m, n), m, n, k),
+    )
+    return out
+
+
+class Workspace:
+    """Memory for sums of blocks that share outputs; it grows, and its counters are zero between launches."""
+
+    def __init__(self, device: Any) -> None:
+        self._device = device
+        self._partial: Any = None
+        self._arrived: Any = None
+
+    def of(self, cut: Tiling, m: int, n: int) -> tuple[Any, Any]:
+        """Return room for the partial sums and the counters of a cut, None where there is one part."""
+        if cut.parts == 1:
+            return None, None
+        wide = layout.padded(n, layout.OUTPUT_MULTIPLE)
+        return self.room(cut.parts * m * wide, wide // (cut.n_tiles * layout.TILE_OUTPUTS))
+
+    def room(self, floats: int, counters: int) -> tuple[Any, Any]:
+        """Return at least so many floats, and so many counters that are zero."""
+        import torch
+
+        if self._partial is None or self._partial.numel() < floats:
+            self._partial = torch.empty(floats, dtype=torch.float32, device=self._device)
+        if self._arrived is None or self._arrived.numel() < counters:
+            self._arrived = torch.zeros(counters, dtype=torch.int32, device=self._device)
+        return self._partial, self._arrived

@@ -1,0 +1,61 @@
+"""Compile every GPU kernel for every architecture that it claims, and show what the compiler says of registers.
+
+    python scripts/gpu_compile.py [--here]      --here: only for the GPU of this machine
+
+Needs no GPU. Exits 1 if a kernel spills registers.
+"""
+
+import sys
+from collections.abc import Iterator
+
+from codesign.gpu.attention import HEAD_DIMS
+from codesign.gpu.program import ARCHITECTURES, BFLOAT_MIN, Program, compile_program, program, resources
+
+
+def programs() -> Iterator[Program]:
+    """Yield every unit that the kernels are used as."""
+    tiles = ((1, 1), (2, 2), (4, 2), (8, 2))
+    for bfloat in (0, 1):
+        for m_tiles, n_tiles in tiles:
+            cut = {"bfloat": bfloat, "m_tiles": m_tiles, "n_tiles": n_tiles}
+            for group in (0, 32, 64, 128):
+                for zeros in (0, 1):
+                    yield program("w4a16_gemm", group=group, zeros=zeros, **cut)
+            for e4m3 in (0, 1):
+                yield program("w8a16_gemm", group=0, e4m3=e4m3, **cut)
+            yield program("w8a8_gemm", **cut)
+        for head_dim in HEAD_DIMS:
+            for kv_bits, e4m3 in ((16, 0), (8, 0), (8, 1), (4, 0)):
+                yield program("kv_attention", bfloat=bfloat, e4m3=e4m3, head_dim=head_dim, kv_bits=kv_bits)
+    yield program("roofs")
+
+
+def runs_on(one: Program, architecture: str) -> bool:
+    """Return whether an architecture has the number type of a unit."""
+    return not dict(one.macros).get("BFLOAT") or architecture >= BFLOAT_MIN
+
+
+def main() -> int:
+    """Print a row per unit, architecture and kernel."""
+    architectures = ARCHITECTURES
+    if "--here" in sys.argv:
+        from codesign.gpu.launch import gpu
+
+        architectures = (gpu().architecture,)
+    spilling = 0
+    for one in programs():
+        for architecture in architectures:
+            if not runs_on(one, architecture):
+                continue
+            for kernel, found in resources(compile_program(one, architecture).log).items():
+                spilled = found.get("spilled_bytes", 0)
+                spilling += spilled > 0
+                macros = " ".join(f"{name}={value}" for name, value in one.macros)
+                used = f"{found['registers']} registers, {spilled} bytes spilled"
+                print(f"{architecture} {one.folder} {kernel} {macros}: {used}")
+    print(f"{spilling} kernels spill registers")
+    return int(spilling > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""Every GPU kernel compiles for every architecture that it claims, and keeps what it holds in registers."""
+
+import importlib.util
+
+import pytest
+
+from codesign.errors import CapabilityError
+from codesign.gpu.program import (
+    ARCHITECTURES,
+    BFLOAT_MIN,
+    compile_program,
+    kernel_folder,
+    program,
+    resources,
+    source_text,
+)
+
+HAS_NVRTC = importlib.util.find_spec("cuda") is not None and importlib.util.find_spec("cuda.bindings") is not None
+needs_nvrtc = pytest.mark.skipif(not HAS_NVRTC, reason="needs NVRTC: pip install cuda-bindings nvidia-cuda-nvrtc")
+
+CUT = {"m_tiles": 1, "n_tiles": 1}
+LARGE_CUT = {"m_tiles": 8, "n_tiles": 2}
+# What is compiled in tests of every change; scripts/gpu_compile.py compiles all.
+PROGRAMS = [
+    program("w4a16_gemm", bfloat=0, group=128, zeros=0, **CUT),
+    program("w4a16_gemm", bfloat=1, group=32, zeros=1, **LARGE_CUT),
+    program("w8a16_gemm", bfloat=0, group=0, e4m3=0, **LARGE_CUT),
+    program("w8a16_gemm", bfloat=1, group=0, e4m3=1, **CUT),
+    program("w8a8_gemm", bfloat=0, **LARGE_CUT),
+    program("kv_attention", bfloat=0, e4m3=0, head_dim=128, kv_bits=8),
+    program("kv_attention", bfloat=1, e4m3=0, head_dim=128, kv_bits=16),
+    program("kv_attention", bfloat=0, e4m3=0, head_dim=64, kv_bits=4),
+    program("roofs"),
+]
+# Two blocks of 256 threads, or four of 128, must find room: 65,536 registers per multiprocessor.
+REGISTERS_MAX = {"weight_only": 255, "w8a8": 255, "attend": 255, "append": 64, "round_rows": 64, "read_all": 64}
+
+
+def runs_on(one, architecture):
+    return not dict(one.macros).get("BFLOAT") or architecture >= BFLOAT_MIN
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("one", PROGRAMS, ids=lambda one: " ".join((one.folder, *(f"{n}={v}" for n, v in one.macros))))
+def test_a_program_compiles_without_spilling(one, architecture, tmp_path, monkeypatch):
+    if not runs_on(one, architecture):
+        pytest.skip("no bfloat16 there")
+    monkeypatch.setenv("CODESIGN_CACHE", str(tmp_path))
+    compiled = compile_program(one, architecture)
+    assert compiled.cubin.startswith(b"\x7fELF")
+    found = resources(compiled.log)
+    assert found, compiled.log
+    for kernel, used in found.items():
+        assert used["spilled_bytes"] == 0, kernel
+        assert used["registers"] <= REGISTERS_MAX[kernel], kernel
+
+
+@needs_nvrtc
+def test_what_is_compiled_once_comes_from_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CODESIGN_CACHE", str(tmp_path))
+    first = compile_program(PROGRAMS[-1], "sm_90")
+    monkeypatch.setattr("codesign.gpu.program._compile", lambda *_: pytest.fail("compiled again"))
+    assert compile_program(PROGRAMS[-1], "sm_90") == first
+
+
+@needs_nvrtc
+def test_what_does_not_compile_says_why(tmp_path, monkeypatch):
+    monkeypatch.setenv("CODESIGN_CACHE", str(tmp_path))
+    with pytest.raises(CapabilityError, match=r"w4a16_gemm does not compile for sm_90.*CODESIGN_M_TILES"):
+        compile_program(program("w4a16_gemm", bfloat=0), "sm_90")
+
+
+def test_a_program_is_one_text_without_includes():
+    for one in PROGRAMS:
+        text = source_text(one)
+        assert "#include" not in text.replace('#include "gpu_emulation.h"', "")
+        assert text.count("What the kernels for NVIDIA GPUs ask of a thread") == 1
+
+
+def test_each_folder_of_gpu_kernels_is_compiled_here():
+    folders = {path.parent.name for path in kernel_folder().glob("*/cuda.cu")}
+    assert folders == {one.folder for one in PROGRAMS}
+
+
+def test_the_compiler_s_report_is_read():
+    log = """ptxas info    : 0 bytes gmem
+ptxas info    : Compiling entry function 'attend' for 'sm_90'
+ptxas info    : Function properties for attend
+    16 bytes stack frame, 8 bytes spill stores, 12 bytes spill loads
+ptxas info    : Used 168 registers, used 1 barriers, 16 bytes cumulative stack size
+"""
+    assert resources(log) == {"attend": {"registers": 168, "spilled_bytes": 8, "stack_bytes": 16}}
