@@ -118,17 +118,23 @@ def make_job(source: "WeightSource", given: dict[str, Any]) -> Job:
     else:
         carried = uniform_schemes(parse_scheme(given["scheme"]), model, problem, promote=promote)
     schemes, remark = of_tied_head(carried.schemes, model, format_)
-    for line in (*carried.remarks, *filter(None, (remark, _kv_remark(kv)))):
+    has_text = bool(given["text"] or given.get("self_generated"))
+    calibrated = kv == "fp8" and format_ == "compressed-tensors" and has_text
+    for line in (*carried.remarks, *filter(None, (remark, _kv_remark(kv, calibrated=calibrated)))):
         click.echo(plain(line), err=True)
-    return Job(schemes, Recipe(given["method"]), format_, kv)
+    return Job(schemes, Recipe(given["method"], kv_scales=calibrated), format_, kv)
 
 
-def _kv_remark(kv: str) -> str | None:
+def _kv_remark(kv: str, *, calibrated: bool) -> str | None:
     """Return what to do for the KV cache of a plan, which quantizing weights leaves alone."""
     from codesign.schemes.kv import parse_kv
 
     if not parse_kv(kv).quantized:
         return None
+    if calibrated:
+        return (
+            "The plan keeps the KV cache in fp8: its scales are calibrated on the text and stored, as vLLM reads them."
+        )
     return f"The plan keeps the KV cache in {kv}: say so where the model is served, such as vllm --kv-cache-dtype."
 
 

@@ -1,7 +1,7 @@
 """Seconds of a matrix multiplication on the cores of a CPU from a kernel sheet's constants.
 
 Memory and arithmetic overlap; weights in few bits are unpacked once for every pass over the rows; a second path for few
-rows, which many libraries have, is taken where it is faster. More m, n, k are never faster.
+rows, which many libraries have, is taken where it is faster, or up to a number of rows. More m, n, k are never faster.
 """
 
 from collections.abc import Mapping
@@ -26,6 +26,8 @@ CPU_REQUIRED_CONSTANTS = (
 FEW_ROWS_CONSTANTS = ("few_rows_bandwidth_fraction", "few_rows_compute_fraction")
 # Rows of a pass; absent where the weights are unpacked once for all rows.
 PASS_CONSTANTS = ("pass_rows",)
+# Rows up to which the library takes its path for few, though the other is faster from fewer on.
+SWITCH_CONSTANTS = ("few_rows_max",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,10 @@ def is_cpu_sheet(constants: Mapping[str, float]) -> bool:
 
 def cpu_gemm_constants_problem(constants: Mapping[str, float]) -> str | None:
     """Return what is wrong with the constants of a sheet as a sentence, None if nothing is."""
-    problem = constants_problem(constants, CPU_REQUIRED_CONSTANTS, (FEW_ROWS_CONSTANTS, PASS_CONSTANTS))
+    groups = (FEW_ROWS_CONSTANTS, PASS_CONSTANTS, SWITCH_CONSTANTS)
+    problem = constants_problem(constants, CPU_REQUIRED_CONSTANTS, groups)
+    if problem is None and "few_rows_max" in constants and "few_rows_compute_fraction" not in constants:
+        return "few_rows_max needs the constants of the path for few rows."
     if problem is None and (not 1.0 <= constants["overlap_exponent"] <= 100.0 or constants["thread_fraction"] > 1.0):
         return "overlap_exponent must be from 1 to 100, and thread_fraction at most 1."
     return problem
@@ -113,11 +118,16 @@ def cpu_work_seconds(constants: Mapping[str, float], work: CpuGemmWork) -> Sheet
     memory_s = work.bytes / (work.bytes_per_s * c["bandwidth_fraction"])
     busy_s = smooth_maximum(memory_s, compute_s, c["overlap_exponent"])
     if "few_rows_compute_fraction" in c:
-        few_compute_s = work.flop / (work.flop_per_s * c["few_rows_compute_fraction"]) / together
+        few_max = c.get("few_rows_max", np.inf)
+        few_flop = work.flop * np.minimum(few_max / work.m, 1.0)
+        few_compute_s = few_flop / (work.flop_per_s * c["few_rows_compute_fraction"]) / together
         few_memory_s = work.bytes / (work.bytes_per_s * c["few_rows_bandwidth_fraction"])
         few_s = smooth_maximum(few_memory_s, few_compute_s, c["overlap_exponent"])
-        faster = few_s < busy_s
-        compute_s, memory_s = np.where(faster, few_compute_s, compute_s), np.where(faster, few_memory_s, memory_s)
-        busy_s = np.minimum(few_s, busy_s)
+        if np.isfinite(few_max):  # beyond, few_s is of the largest number of them: more rows take no less
+            takes_few, busy_s = work.m <= few_max, np.maximum(busy_s, few_s)
+        else:
+            takes_few = few_s < busy_s
+        compute_s, memory_s = np.where(takes_few, few_compute_s, compute_s), np.where(takes_few, few_memory_s, memory_s)
+        busy_s = np.where(takes_few, few_s, busy_s)
     fixed_s = np.full_like(busy_s, c["fixed_s"])
     return SheetTime(compute_s, memory_s, fixed_s, fixed_s + busy_s)

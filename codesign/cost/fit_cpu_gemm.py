@@ -41,20 +41,24 @@ CPU_CONSTANTS: Mapping[str, Bounds] = {
     "few_rows_compute_fraction": Bounds(1e-3, 1.1, 0.3),
 }
 PASS_ROWS = (None, 4.0, 16.0, 64.0)
+# Where a library changes its path, of those between the rows that are usually measured: 1, 4, 16, 64, 256.
+FEW_ROWS_MAX = (4.0, 16.0, 64.0)
 GAIN_MIN = 0.05
 START_COUNT = 2
 
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """Which constants are fitted, and the rows of a pass over the weights."""
+    """Which constants are fitted, the rows of a pass over the weights, and up to which the path for few is taken."""
 
     names: tuple[str, ...]
     pass_rows: float | None
+    few_rows_max: float | None = None
 
     @property
     def given(self) -> dict[str, float]:
-        return {} if self.pass_rows is None else {"pass_rows": self.pass_rows}
+        known = {"pass_rows": self.pass_rows, "few_rows_max": self.few_rows_max}
+        return {name: value for name, value in known.items() if value is not None}
 
     @property
     def part_count(self) -> int:
@@ -80,6 +84,7 @@ def fit_cpu_gemm(rows: GemmRows, state: CpuState, hardware: Hardware, scheme: Sc
     problem = _Problem(rows, cpu_gemm_work(hardware, scheme, rows.m, rows.n, rows.k, state))
     names = (CPU_REQUIRED_CONSTANTS, CPU_REQUIRED_CONSTANTS + FEW_ROWS_CONSTANTS)
     forms = [_Form(chosen, pass_rows) for chosen, pass_rows in itertools.product(names, PASS_ROWS)]
+    forms += [_Form(names[1], None, few_rows_max) for few_rows_max in FEW_ROWS_MAX]
     everything = np.ones(len(rows.m), dtype=np.bool_)
     fits = [_fit(problem, everything, form) for form in forms]
     costs = [cost * (1.0 + GAIN_MIN) ** form.part_count for (_, cost), form in zip(fits, forms, strict=True)]

@@ -224,6 +224,7 @@ def merge_runs(folders: tuple[Path, ...], target: Path, salvage: bool = False) -
         critical={name: text for name, text in conditions.items() if name != "hw"},
         candidates=tuple(dict.fromkeys(name for run in runs for name in run.head.candidates)),
         skipped=tuple(dict.fromkeys(one for run in runs for one in run.head.skipped)),
+        command="\n".join(dict.fromkeys(run.head.command for run in runs)),
         settings={"merged": [folder.name for folder in folders]},
         state="complete" if all(run.head.state == "complete" for run in runs) else "partial",
     )

@@ -10,6 +10,7 @@ from codesign.errors import InputError
 from codesign.model.layers import Layer
 from codesign.quantize.block_folds import NO_FOLDS, Folds, fold_block
 from codesign.quantize.block_inputs import GroupInputs, LayerGroup, LoadedBlock, group_inputs, head_inputs, layer_groups
+from codesign.quantize.kv_cache import E4M3_MAX, watched_kv
 from codesign.quantize.layer_report import PartReport
 from codesign.quantize.methods import METHODS, Recipe, find_method
 from codesign.quantize.network import Batch, Network, input_rounding
@@ -23,6 +24,7 @@ from codesign.schemes.scheme import Scheme
 if TYPE_CHECKING:
     from torch import Tensor
 
+_VALUES = ("v", "qkv")
 _BATCH_TOKENS = 2048  # their activations stay in the caches of a CPU
 
 
@@ -169,8 +171,21 @@ def _quantize_block(work: _Work, index: int, batches: Sequence[Batch]) -> PartRe
             for one in here:
                 _put_in_place(block, one.layer, hooks)
             made += here
-        new = _new_tensors(work, block, folds, made)
+        new = _new_tensors(work, block, folds, made) | (_cache_scales(block) if work.recipe.kv_scales else {})
         return _keep(work, _Outcome(index, name, made, new), time.perf_counter() - begun_s)
+
+
+def _cache_scales(block: LoadedBlock) -> dict[str, "Tensor"]:
+    """Return scales of the block's keys and values in E4M3 so that nothing saturates, the block being rounded."""
+    import torch
+
+    with watched_kv(block.network.transformer) as seen, torch.inference_mode():
+        for batch in block.batches:
+            block.run(batch)
+    layers = block.network.source.model.blocks[block.index].layers
+    attention = next(layer.name.rpartition(".")[0] for layer in layers if layer.role in _VALUES)
+    largest = {"k_scale": seen.keys, "v_scale": seen.values}
+    return {f"{attention}.{name}": torch.tensor([value / E4M3_MAX]) for name, value in largest.items()}
 
 
 def _stage(block: LoadedBlock, group: LayerGroup, inputs: GroupInputs, folds: Folds) -> Stage:

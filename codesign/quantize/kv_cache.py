@@ -20,6 +20,8 @@ from codesign.schemes.kv import KvFormat, parse_kv
 if TYPE_CHECKING:
     from torch import Tensor
 
+E4M3_MAX = 448.0
+
 Rounder = Callable[["Tensor"], "Tensor"]
 
 
@@ -117,6 +119,42 @@ def round_kv(transformer: Any, rounding: KvRounding) -> None:
         )
 
 
+@dataclass(slots=True)
+class KvLargest:
+    """The largest magnitudes that a cache was given so far."""
+
+    keys: float = 0.0
+    values: float = 0.0
+
+    def see(self, keys: "Tensor", values: "Tensor") -> None:
+        """Take in the keys and values of a step."""
+        self.keys = max(self.keys, float(keys.abs().max()))
+        self.values = max(self.values, float(values.abs().max()))
+
+
+@contextmanager
+def watched_kv(transformer: Any) -> Iterator[KvLargest]:
+    """Note what a transformer puts into its KV cache while the context lasts, of whichever of its blocks run."""
+    from transformers import AttentionInterface
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
+
+    before, seen = transformer.config._attn_implementation, KvLargest()
+    exact = before.rpartition(":")[2]
+
+    def attend(module: Any, query: "Tensor", key: "Tensor", value: "Tensor", *args: Any, **kwargs: Any) -> Any:
+        seen.see(key, value)
+        return _exact_attention(module, exact)(module, query, key, value, *args, **kwargs)
+
+    name = f"kv-watched:{exact}"
+    AttentionInterface.register(name, attend)
+    AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[exact])
+    transformer.set_attn_implementation(name)
+    try:
+        yield seen
+    finally:
+        transformer.set_attn_implementation(before)
+
+
 def _format(given: KvFormat | str) -> KvFormat:
     return parse_kv(given) if isinstance(given, str) else given
 
@@ -145,7 +183,7 @@ def _e4m3(values: "Tensor") -> "Tensor":
     """Return E4M3 with a scale of 1, as vLLM takes it where a checkpoint has no calibrated one; saturates."""
     import torch
 
-    return values.clamp(-448.0, 448.0).to(torch.float8_e4m3fn).float()
+    return values.clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn).float()
 
 
 def _e5m2(values: "Tensor") -> "Tensor":

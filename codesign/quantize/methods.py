@@ -28,9 +28,13 @@ _UNCLIPPED: tuple[Role, ...] = ("q", "k", "qkv")  # AWQ, auto_clip.py: their out
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a model is quantized, apart from which layer gets which scheme."""
+    """How a model is quantized, apart from which layer gets which scheme.
+
+    With `kv_scales` calibration text also gives every block the scales of an FP8 cache of its keys and values.
+    """
 
     method: str = "rtn"
+    kv_scales: bool = False
     gptq: GptqOptions = field(default_factory=GptqOptions)
 
 

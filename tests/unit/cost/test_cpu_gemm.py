@@ -40,10 +40,11 @@ def seconds(m: int, n: int, k: int, threads: int = 8, constants: dict[str, float
     return float(cpu_gemm_seconds(constants, with_threads(CPU, threads), W4, *sizes).predicted_s[0])
 
 
-@given(SIZES, SIZES)
-def test_more_is_never_faster(one, other):
+@given(SIZES, SIZES, st.sampled_from([{}, {"few_rows_max": 4.0}, {"few_rows_max": 64.0}]))
+def test_more_is_never_faster(one, other, switch):
     smaller, larger = np.minimum(one, other), np.maximum(one, other)
-    assert seconds(*smaller) <= seconds(*larger) * (1 + 1e-12)
+    constants = CONSTANTS | switch
+    assert seconds(*smaller, constants=constants) <= seconds(*larger, constants=constants) * (1 + 1e-12)
 
 
 @given(SIZES, st.integers(1, 7))
@@ -67,7 +68,7 @@ def test_passes_unpack_the_weights_again():
 @pytest.mark.parametrize(
     ("change", "said"),
     [({"thread_fraction": 1.2}, "thread_fraction at most 1"), ({"overlap_exponent": 0.5}, "overlap_exponent"),
-     ({"magic": 1.0}, "magic"), ({"pass_rows": 1e9}, "pass_rows")],
+     ({"magic": 1.0}, "magic"), ({"pass_rows": 1e9}, "pass_rows"), ({"few_rows_max": -1.0}, "few_rows_max")],
 )  # fmt: skip
 def test_constants_that_cannot_be_meant_are_named(change, said):
     assert cpu_gemm_constants_problem(CONSTANTS) is None
@@ -124,6 +125,14 @@ def test_threads_of_rows_are_those_that_work():
     assert predicted[0] == pytest.approx(8 * predicted[1], rel=0.05)  # 1 and 8 threads, arithmetic-bound
     all_cores = predict_table(kernel_columns(frame.assign(threads=np.nan))).predicted_s
     assert all_cores[0] == all_cores[1] == predicted[1]
+
+
+def test_a_fit_finds_where_a_library_leaves_its_path_for_few_rows_too_late():
+    late = CONSTANTS | {"few_rows_compute_fraction": 0.35, "few_rows_max": 64.0}
+    del late["pass_rows"]
+    found = fit_frame(measured(late), CPU).calibrations["gemm", W4.name]
+    assert found.constants["few_rows_max"] == 64.0
+    assert found.error_fraction < 0.04
 
 
 def test_a_fit_takes_the_bandwidth_beside_each_row():

@@ -70,6 +70,23 @@ def groups_of(network: Network, scheme: str = "W4A16-g32") -> tuple[LayerGroup, 
     return layer_groups(layers, block_schemes(network, scheme), network.source)
 
 
+def test_scales_of_a_cache_are_of_the_largest_that_a_rounded_block_puts_into_it(network, tmp_path):
+    results = ResultFolder(tmp_path / "r", {})
+    schemes = block_schemes(network, "W4A16-g32")
+    list(carry_out(network, schemes, Recipe("rtn", kv_scales=True), TEXT, results))
+    rounded = Network(ResultSource(network.source, results))
+    keys = []
+    with rounded.block(0) as block, torch.inference_mode():
+        batch = rounded.start(TEXT)
+        hook = block.self_attn.v_proj.register_forward_hook(lambda _, __, out: keys.append(float(out.abs().max())))
+        rounded.step(0, block, batch)
+        hook.remove()
+    tensors = results.read(0).tensors
+    assert float(tensors["model.layers.0.self_attn.v_scale"]) == pytest.approx(keys[0] / 448)
+    assert 0 < float(tensors["model.layers.0.self_attn.k_scale"]) < 1
+    assert network.transformer.config._attn_implementation.startswith("kv-watched") is False
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_quantizes_all_blocks_and_its_result_runs(network, tmp_path, method):
     results = ResultFolder(tmp_path / "r", {})
