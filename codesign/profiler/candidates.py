@@ -29,7 +29,7 @@ from codesign.schemes.storage import weight_bytes
 from codesign.units import BITS_PER_BYTE, MEBI
 
 # Weights are read in turn from so many caches that a copy has left when it is due. Three leave a tenth of the reads in
-# a cache that does not evict the oldest lines first: on Zen 4 kernels then read 39 GB/s where memory gave 37. That shows
+# a cache that does not evict the oldest lines first: on Zen 4 kernels then read 39 GB/s where memory gave 37. It shows
 # where reading takes the time, at few rows.
 ROTATION_CACHES, FEW_ROWS_CACHES = 3, 8
 FEW_ROWS = 8
