@@ -3,6 +3,8 @@
 // Matrix products follow the layouts of fragments in the PTX manual ("Matrix fragments for mma.m16n8k16" and m16n8k32).
 #pragma once
 
+#include "common/float_bits.h"
+
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -83,16 +85,8 @@ inline void fence() {}
 inline uint32_t count_up(uint32_t *counter) { return (*counter)++; }
 inline char *shared_memory() { return (char *)((uintptr_t(running->shared.data()) + 15) & ~uintptr_t(15)); }
 
-inline float as_float(uint32_t bits) {
-    float x;
-    memcpy(&x, &bits, 4);
-    return x;
-}
-inline uint32_t as_bits(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, 4);
-    return bits;
-}
+inline float as_float(uint32_t bits) { return float_of_bits(bits); }
+inline uint32_t as_bits(float x) { return bits_of_float(x); }
 inline float power_of_two(float x) { return exp2f(x); }
 inline int32_t round_to_int(float x) { return int32_t(lrintf(x)); }
 inline uint32_t pick_bytes(uint32_t low, uint32_t high, uint32_t selector) {
@@ -123,25 +117,14 @@ inline float shuffle_xor(float x, int mask) {
     return got;
 }
 
-inline float float_of_half(uint16_t bits) {
-    _Float16 x;
-    memcpy(&x, &bits, 2);
-    return float(x);
+// As the GPU rounds, what is too large or no number included.
+inline uint16_t any_half_of_float(float x) {
+    if (x != x) return 0x7e00;
+    return fabsf(x) < 65520 ? half_of_float(x) : uint16_t(signbit(x) ? 0xfc00 : 0x7c00);
 }
-inline uint16_t half_of_float(float x) {
-    const _Float16 h = _Float16(x);
-    uint16_t bits;
-    memcpy(&bits, &h, 2);
-    return bits;
-}
-inline float float_of_bfloat(uint16_t bits) { return as_float(uint32_t(bits) << 16); }
-inline uint16_t bfloat_of_float(float x) {
-    const uint32_t bits = as_bits(x);
-    return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-inline uint32_t half_pair(float low, float high) { return half_of_float(low) | uint32_t(half_of_float(high)) << 16; }
+inline uint32_t half_pair(float low, float high) { return any_half_of_float(low) | uint32_t(any_half_of_float(high)) << 16; }
 inline uint32_t bfloat_pair(float low, float high) {
-    return bfloat_of_float(low) | uint32_t(bfloat_of_float(high)) << 16;
+    return bf16_of_float(low) | uint32_t(bf16_of_float(high)) << 16;
 }
 
 template <float (*WIDEN)(uint16_t), uint16_t (*ROUND)(float)>
@@ -153,9 +136,9 @@ uint32_t fma_pair(uint32_t a, uint32_t b, uint32_t c) {
     }
     return to;
 }
-inline uint32_t half_fma(uint32_t a, uint32_t b, uint32_t c) { return fma_pair<float_of_half, half_of_float>(a, b, c); }
+inline uint32_t half_fma(uint32_t a, uint32_t b, uint32_t c) { return fma_pair<float_of_half, any_half_of_float>(a, b, c); }
 inline uint32_t bfloat_fma(uint32_t a, uint32_t b, uint32_t c) {
-    return fma_pair<float_of_bfloat, bfloat_of_float>(a, b, c);
+    return fma_pair<float_of_bf16, bf16_of_float>(a, b, c);
 }
 
 // Row `i`, column `k` of a[16, PER_WORD * 8] and row `k`, column `j` of b, PER_WORD numbers in each word of a fragment.
@@ -187,7 +170,7 @@ inline void multiply_half(float (&sums)[4], const uint32_t (&a)[4], const uint32
     multiply<2>(sums, a, b, [](uint32_t bits) { return float_of_half(uint16_t(bits)); });
 }
 inline void multiply_bfloat(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-    multiply<2>(sums, a, b, [](uint32_t bits) { return float_of_bfloat(uint16_t(bits)); });
+    multiply<2>(sums, a, b, [](uint32_t bits) { return float_of_bf16(uint16_t(bits)); });
 }
 inline void multiply_int8(int32_t (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
     multiply<4>(sums, a, b, [](uint32_t bits) { return int8_t(bits); });

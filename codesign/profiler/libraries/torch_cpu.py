@@ -66,11 +66,12 @@ def _dense(precision: str) -> GemmRow:
     return GemmRow(
         "linear", import_free_name, precision, feeder(precision),
         pack=lambda weights, _fed, _case: tensor(weights.values, precision),
-        call=_linear, output=to_float32, x_precision=precision, note=_FP16_NOTE if precision == "fp16" else "",
+        call=linear, output=to_float32, x_precision=precision, note=_FP16_NOTE if precision == "fp16" else "",
     )  # fmt: skip
 
 
-def _linear(x: Any, w: Any) -> Any:
+def linear(x: Any, w: Any) -> Any:
+    """Return x · wᵀ by PyTorch."""
     import torch
 
     return torch.nn.functional.linear(x, w)
@@ -206,15 +207,15 @@ def _call_qlinear(fed: Any, packed: Any) -> Any:
 
 
 def _feed_e4m3(x: Float32, _case: GemmCase) -> Any:
-    return _e4m3(quantize(x, _E4M3))
+    return e4m3(quantize(x, _E4M3))
 
 
 def _pack_e4m3(weights: QuantizedWeights, _fed: Any, _case: GemmCase) -> Any:
-    codes, scale = _e4m3(weights)
+    codes, scale = e4m3(weights)
     return codes.t(), scale
 
 
-def _e4m3(values: Any) -> tuple[Any, Any]:
+def e4m3(values: Any) -> tuple[Any, Any]:
     """Return bytes as torch's float8, and their one scale."""
     import torch
 
@@ -222,7 +223,8 @@ def _e4m3(values: Any) -> tuple[Any, Any]:
     return codes, torch.tensor(float(values.scales[0, 0]), dtype=torch.float32)
 
 
-def _call_scaled_mm(fed: Any, packed: Any) -> Any:
+def call_scaled_mm(fed: Any, packed: Any) -> Any:
+    """Return the product of FP8 activations and weights, each with its scale, in bf16."""
     import torch
 
     return torch._scaled_mm(fed[0], packed[0], fed[1], packed[1], out_dtype=torch.bfloat16)
@@ -240,7 +242,7 @@ _GEMMS = (
     GemmRow("qlinear_pointwise", "W8A8-static", "int8", _feed_uint8, _pack_qlinear, _call_qlinear, to_float32,
             x_precision="fp32", rounding="int8 per tensor", scale_bytes=8.0, limits=(needs_flags("avx2"),),
             note="8 bits in, fp32 out: does not quantize the activations"),
-    GemmRow("scaled_mm", "FP8", "fp8", _feed_e4m3, _pack_e4m3, _call_scaled_mm, to_float32,
+    GemmRow("scaled_mm", "FP8", "fp8", _feed_e4m3, _pack_e4m3, call_scaled_mm, to_float32,
             x_precision="fp32", rounding="e4m3 per tensor", scale_bytes=0.0, note=FP8_NOTE),
 )  # fmt: skip
 

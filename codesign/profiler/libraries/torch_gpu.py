@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from codesign.profiler.kernel import AttentionCase, GemmCase
-from codesign.profiler.libraries import gpu
+from codesign.profiler.libraries import gpu, torch_cpu
 from codesign.profiler.libraries.adapter import AttentionRow, GemmRow, Library, k_multiple, n_multiple
 from codesign.profiler.reference import AttentionInputs, quantize_tensor_int8, rounded
 from codesign.profiler.weights import Float32, QuantizedWeights, quantize
@@ -23,15 +23,9 @@ def _dense(precision: str) -> GemmRow:
     return GemmRow(
         "linear", precision.upper(), precision, gpu.feeder(precision),
         pack=lambda weights, _fed, _case: gpu.tensor(weights.values, precision),
-        call=_linear, output=gpu.to_float32, x_precision=precision, device="cuda",
+        call=torch_cpu.linear, output=gpu.to_float32, x_precision=precision, device="cuda",
         limits=() if precision == "fp16" else (gpu.needs_capability(8, 0),),
     )  # fmt: skip
-
-
-def _linear(x: Any, w: Any) -> Any:
-    import torch
-
-    return torch.nn.functional.linear(x, w)
 
 
 def _feed_int8(x: Float32, _case: GemmCase) -> Any:
@@ -69,17 +63,9 @@ def _pack_e4m3(weights: QuantizedWeights, _fed: Any, _case: GemmCase) -> Any:
 
 
 def _e4m3(values: Any) -> tuple[Any, Any]:
-    """Return bytes as torch's float8, and their one scale."""
-    import torch
-
-    codes = gpu.integers(values.codes, np.uint8).view(torch.float8_e4m3fn)
-    return codes, torch.tensor(float(values.scales[0, 0]), dtype=torch.float32, device=gpu.DEVICE)
-
-
-def _call_scaled_mm(fed: Any, packed: Any) -> Any:
-    import torch
-
-    return torch._scaled_mm(fed[0], packed[0], fed[1], packed[1], out_dtype=torch.bfloat16)
+    """Return bytes as torch's float8 and their one scale, on the GPU."""
+    codes, scale = torch_cpu.e4m3(values)
+    return codes.to(gpu.DEVICE), scale.to(gpu.DEVICE)
 
 
 def _pack_int4pack(weights: QuantizedWeights, _fed: Any, _case: GemmCase) -> Any:
@@ -138,8 +124,8 @@ LIBRARY = Library(
         GemmRow("int_mm", "W8A8-static", "int8", _feed_int8, _pack_int_mm, _call_int_mm, _scaled, x_precision="fp32",
                 rounding="int8 per tensor", device="cuda", limits=(_many_rows, n_multiple(8), k_multiple(8)),
                 note="int8 in, int32 out: neither quantizes activations nor scales the sums"),
-        GemmRow("scaled_mm", "FP8", "fp8", _feed_e4m3, _pack_e4m3, _call_scaled_mm, gpu.to_float32, x_precision="fp32",
-                rounding="e4m3 per tensor", scale_bytes=0.0, device="cuda",
+        GemmRow("scaled_mm", "FP8", "fp8", _feed_e4m3, _pack_e4m3, torch_cpu.call_scaled_mm, gpu.to_float32,
+                x_precision="fp32", rounding="e4m3 per tensor", scale_bytes=0.0, device="cuda",
                 limits=(gpu.needs_capability(8, 9), n_multiple(16), k_multiple(16)),
                 note="e4m3 in: does not quantize the activations"),
         _int4pack(32), _int4pack(64), _int4pack(128),
