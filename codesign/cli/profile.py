@@ -35,6 +35,7 @@ Positive = click.FloatRange(0.0, min_open=True, max=86400.0)
 @click.option("--libraries", default="all", show_default=True, metavar="all|A,B", help="Libraries to measure.")
 @click.option("--kernels", multiple=True, metavar="MODULE", help="A module of more kernels. May be repeated.")
 @click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True, help="Of inputs and order.")
+@click.option("--soak", type=Positive, metavar="SECONDS", help="Load each case alone so long, and show how it changes.")
 @click.option("--budget-s", type=Positive, default=15.0, show_default=True, help="Longest sampling of one case.")
 @click.option("-o", "--output", "folder", metavar="RUN", help="Run directory; one of the same settings is resumed.")
 @click.option("--dry-run", is_flag=True, help="Say what would be measured, how long it takes and what memory it needs.")
@@ -85,10 +86,12 @@ def make_request(hw: str, given: dict[str, Any]) -> "Request":
     from codesign.profiler.discover import adapter_modules, load_catalog
     from codesign.profiler.environment import capture_environment, env_block
     from codesign.profiler.profile import Request
+    from codesign.profiler.soak import soak_rule
     from codesign.profiler.telemetry import read_telemetry
     from codesign.profiler.timing import DEFAULT_RULE, Rule
 
-    path, budget_s = Path(hw), given["budget_s"]
+    path, budget_s, soak_s = Path(hw), given["budget_s"], given["soak"] or 0.0
+    usual = Rule(budget_s=budget_s, warm_up_max_s=min(budget_s, DEFAULT_RULE.warm_up_max_s))
     hardware = load_hardware(hw)
     catalog = load_catalog((BLOCKS,) if given["blocks"] else adapter_modules(given["kernels"]))
     return Request(
@@ -96,11 +99,12 @@ def make_request(hw: str, given: dict[str, Any]) -> "Request":
         catalog=catalog,
         hardware=hardware,
         hardware_path=path if path.is_file() else None,
-        rule=Rule(budget_s=budget_s, warm_up_max_s=min(budget_s, DEFAULT_RULE.warm_up_max_s)),
+        rule=soak_rule(soak_s) if soak_s else usual,
         environment=env_block(capture_environment(read_telemetry(lambda text: warn([text]))), shareable=True),
         command=" ".join(("codesign", "profile", *_words(hw, given))),
         repeat=given["repeat"],
         energy=given["energy"],
+        soak_s=soak_s,
         sheets=read_sheets(given["sheet_files"]),
     )
 
@@ -140,4 +144,5 @@ def _words(hw: str, given: dict[str, Any]) -> list[str]:
         value = str(given[name] or "")
         if value:
             words += [f"--{name.replace('_', '-')}", Path(value).name if name in ("model", "plan") else value]
-    return [*words, *(["--energy"] if given["energy"] else []), "--budget-s", f"{given['budget_s']:g}"]
+    soak = ["--soak", f"{given['soak']:g}"] if given["soak"] else []
+    return [*words, *(["--energy"] if given["energy"] else []), *soak, "--budget-s", f"{given['budget_s']:g}"]

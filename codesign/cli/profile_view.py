@@ -15,6 +15,7 @@ from codesign.profiler.kernel import AttentionCase, BlockCase, GemmCase
 from codesign.profiler.profile import Request, memory_limit_bytes
 from codesign.profiler.records import AnyCase, ForeignCase, Measurement, measurement_json
 from codesign.profiler.run_folder import Run, Skipped
+from codesign.profiler.soak import soak_parts
 from codesign.table import Table
 from codesign.units import MICRO, format_gib, format_percent, format_seconds, significant
 
@@ -129,11 +130,39 @@ def print_run(run: Run, *, as_json: bool) -> None:
         print_table(_run_table(run))
     _print_reasons(run)
     _print_differing(run)
+    _print_soak(run)
     _print_skipped(run.head.skipped)
     valid = sum(one.is_valid for one in run.measurements)
     print_line()
     cases = "1 case" if len(run.measurements) == 1 else f"{len(run.measurements)} cases"
     print_line(f"{cases}: {valid} valid; {run.head.state}.")
+
+
+def _print_soak(run: Run) -> None:
+    """Print how cases under long load changed, by tenths of it."""
+    measured = [one for one in run.measurements if one.summary] if run.head.settings.get("soak_s") else []
+    rows = [
+        (
+            case_text(one.case) if not number else "",
+            format_seconds(part.begin_s),
+            format_seconds(part.median_s),
+            format_percent(soak_parts(one)[0].median_s / part.median_s),
+            *(_or_dash(value, unit) for value, unit in (
+                (part.sm_clock_hz and part.sm_clock_hz / 1e6, "MHz"), (part.power_watt, "W"),
+                (part.temperature_celsius, "C"),
+            )),
+        )
+        for one in measured
+        for number, part in enumerate(soak_parts(one))
+    ]  # fmt: skip
+    if rows:
+        print_line()
+        headers = ("under load", "from", "median", "speed", "SM clock", "power", "temperature")
+        print_table(Table(headers, rows, right=tuple(range(1, 7))))
+
+
+def _or_dash(value: float | None, unit: str) -> str:
+    return "-" if value is None else f"{value:,.0f} {unit}"
 
 
 def _run_table(run: Run) -> Table:

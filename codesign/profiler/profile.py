@@ -30,6 +30,7 @@ from codesign.profiler.records import DEVICE_LOST, FORMAT_VERSION, Measurement
 from codesign.profiler.run_folder import RunHead, keep_hardware_file, open_run
 from codesign.profiler.runner import Children, Instruments, Runner
 from codesign.profiler.signals import stopping
+from codesign.profiler.soak import one_by_one
 from codesign.profiler.system import CPU
 from codesign.profiler.timing import MonotonicClock, Rule
 from codesign.profiler.turn import Limits, RunSettings
@@ -59,6 +60,7 @@ class Request:
     command: str
     repeat: int = 1
     energy: bool = False
+    soak_s: float = 0.0
     sheets: tuple[KernelSheet, ...] = ()
 
 
@@ -119,6 +121,7 @@ def plan_run(request: Request) -> RunPlan:
     # A library's version is in the keys of its own cases; a change of it does not concern those of others.
     shared = {name: text for name, text in critical_conditions(request).items() if not name.startswith(VERSION)}
     plan = make_plan(request.question, request.catalog, shared, cache_bytes(request.hardware))
+    plan = one_by_one(plan) if request.soak_s else plan
     return plan if request.question.blocks is None else with_predictions(plan, request.hardware, request.sheets)
 
 
@@ -220,5 +223,10 @@ def _head(request: Request, plan: RunPlan) -> RunHead:
 def _settings(request: Request) -> Mapping[str, Any]:
     """Return the question and the rule: a run directory holds the answers to one question."""
     question: dict[str, Any] = to_plain(request.question)
-    rule = {"rule": to_plain(request.rule), "repeat": request.repeat, "energy": request.energy}
+    rule = {
+        "rule": to_plain(request.rule),
+        "repeat": request.repeat,
+        "energy": request.energy,
+        "soak_s": request.soak_s,
+    }
     return {**question, **rule, "modules": list(request.catalog.modules)}

@@ -87,7 +87,7 @@ def test_a_changed_driver_refuses_to_resume_and_is_shown(profiled, tmp_path):
 def test_the_key_of_a_case_knows_the_driver_but_not_the_version_of_other_libraries(tmp_path):
     given = {"kernels": (MODULE,), "budget_s": 1.0, "model": None, "shapes": "64x64", "attention": "", "batch": "1",
              "threads": "1", "libraries": "fake", "schemes": "all", "cache": "rotating", "seed": 0,
-             "repeat": 1, "sheet_files": (), "energy": False, **dict.fromkeys(WORDS)}  # fmt: skip
+             "repeat": 1, "sheet_files": (), "energy": False, "soak": None, **dict.fromkeys(WORDS)}  # fmt: skip
     request = make_request("epyc-9654", given)
     keys = {one.key for one in plan_run(request).entries}
     driver = replace(request, environment={**request.environment, "gpu_driver": "560.2"})
