@@ -24,7 +24,7 @@ CPU_LIBRARIES: tuple[Library, ...] = (
     zentorch.LIBRARY,
     torchao.LIBRARY,
 )
-GPU_LIBRARIES: tuple[Library, ...] = (own_gpu.LIBRARY, torch_gpu.LIBRARY)
+GPU_LIBRARIES: tuple[Library, ...] = (own_gpu.LIBRARY, torch_gpu.LIBRARY, bitsandbytes.GPU_LIBRARY)
 LIBRARIES = (*CPU_LIBRARIES, *GPU_LIBRARIES)
 
 

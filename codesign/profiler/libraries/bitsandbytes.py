@@ -1,4 +1,4 @@
-"""bitsandbytes: NF4 with its CPU kernel for AVX-512 BF16 and the packed layout that Linear4bit makes for it."""
+"""bitsandbytes: NF4 by its CPU kernel for AVX-512 BF16, in the packed layout that Linear4bit makes for it, and on GPUs."""
 
 import os
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from codesign.profiler.kernel import GemmCase
-from codesign.profiler.libraries import torch_cpu
+from codesign.profiler.libraries import gpu, torch_cpu
 from codesign.profiler.libraries.adapter import GemmRow, Library, import_quietly, k_multiple, n_multiple, needs_flags
 from codesign.profiler.weights import QuantizedWeights
 
@@ -20,22 +20,35 @@ def _start(threads: int) -> None:
     torch_cpu.start(threads)
 
 
-def _pack(weights: QuantizedWeights, _fed: Any, case: GemmCase) -> Any:
-    """Return codes with the first of two in the high half, scales per block, then the layout of the CPU kernel."""
+def _quantized(weights: QuantizedWeights, case: GemmCase, dtype_name: str, device: str) -> tuple[Any, Any]:
+    """Return codes with the first of two in the high half, and the state that holds a scale per block."""
     import torch
 
     functional = import_quietly("bitsandbytes.functional")
     codes = weights.codes.astype(np.uint8).reshape(-1)
-    packed = torch.from_numpy((codes[0::2] << 4) | codes[1::2]).reshape(-1, 1)
+    packed = torch.from_numpy((codes[0::2] << 4) | codes[1::2]).reshape(-1, 1).to(device)
     state = functional.QuantState(
-        absmax=torch.from_numpy(weights.scales.reshape(-1).copy()),
+        absmax=torch.from_numpy(weights.scales.reshape(-1).copy()).to(device),
         shape=torch.Size((case.n, case.k)),
-        dtype=torch.bfloat16,
+        dtype=getattr(torch, dtype_name),
         blocksize=_BLOCK,
-        code=functional.get_4bit_type("nf4", device="cpu"),
+        code=functional.get_4bit_type("nf4", device=device),
         quant_type="nf4",
     )
+    return packed, state
+
+
+def _pack(weights: QuantizedWeights, _fed: Any, case: GemmCase) -> Any:
+    """Return the weights in the layout of the CPU kernel."""
+    functional = import_quietly("bitsandbytes.functional")
+    packed, state = _quantized(weights, case, "bfloat16", "cpu")
     return *functional._convert_weight_packed_for_cpu(packed, state), import_quietly("bitsandbytes").matmul_4bit
+
+
+def _pack_gpu(weights: QuantizedWeights, _fed: Any, case: GemmCase) -> Any:
+    """Return the weights as Linear4bit hands them over: transposed."""
+    packed, state = _quantized(weights, case, "float16", gpu.DEVICE)
+    return packed.t(), state, import_quietly("bitsandbytes").matmul_4bit
 
 
 def _call(x: Any, packed: Any) -> Any:
@@ -55,4 +68,17 @@ LIBRARY = Library(
         ),
     ),
     _start,
+)  # fmt: skip
+GPU_LIBRARY = Library(
+    "bitsandbytes",
+    ("bitsandbytes", "torch"),
+    (
+        GemmRow(
+            "linear4bit", "NF4", "fp16", gpu.feeder("fp16"), _pack_gpu, _call, gpu.to_float32, x_precision="fp16",
+            limits=(k_multiple(_BLOCK),), note="scales in fp32, not quantized a second time", device="cuda",
+        ),
+    ),
+    gpu.start,
+    problem=gpu.problem,
+    device="cuda",
 )  # fmt: skip
