@@ -1,4 +1,4 @@
-"""bitsandbytes: NF4 by its CPU kernel for AVX-512 BF16, in the packed layout that Linear4bit makes for it, and on GPUs."""
+"""bitsandbytes: NF4 by its CPU kernel for AVX-512 BF16, packed as Linear4bit packs for it, and on GPUs."""
 
 import os
 from typing import Any
