@@ -31,13 +31,20 @@ def folder(tmp_path_factory) -> Path:
     return place
 
 
-def test_blocks_are_measured_checked_and_predicted(folder):
+@pytest.fixture(scope="module")
+def measured(folder) -> tuple[Path, str]:
+    """Return a run of blocks and what it printed."""
     done = codesign(folder, "profile", *COMMON, "--model", "model", "--blocks", "2", "--batch", "1,2", "--context",
                     "16", "--prompt", "4", "--schemes", "BF16", "--libraries", "torch", "-o", "blocks")  # fmt: skip
     assert done.returncode in (0, 6), done.stderr  # 6: on a busy machine no row is valid
+    return folder / "blocks", done.stdout
+
+
+def test_blocks_are_measured_checked_and_predicted(measured):
+    path, printed = measured
     for words in ("2 blocks of", "decode x 2, 16 tokens, bf16 KV", "prefill x 1, 4 tokens", "linear+sdpa"):
-        assert words in done.stdout
-    run = read_run(folder / "blocks")
+        assert words in printed
+    run = read_run(path)
     cases = {(one.case.phase, one.case.batch, one.case.context_tokens) for one in run.measurements}
     assert cases == {("decode", 1, 16), ("decode", 2, 16), ("prefill", 1, 4), ("prefill", 2, 4)}
     for one in run.measurements:
@@ -47,9 +54,9 @@ def test_blocks_are_measured_checked_and_predicted(folder):
     assert "--blocks 2" in run.head.command
 
 
-def test_steps_are_not_fitted(folder):
+def test_steps_are_not_fitted(measured):
     with pytest.raises(Exception, match=r"a step of several kernels|the verdict is"):
-        read_measurements(str(folder / "blocks"))
+        read_measurements(str(measured[0]))
 
 
 def test_a_dry_run_of_blocks_measures_nothing(folder):
