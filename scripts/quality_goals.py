@@ -33,12 +33,8 @@ from codesign.schemes.catalog import parse_scheme
 from codesign.schemes.scheme import Scheme
 
 PLANNED = tuple(
-    map(
-        parse_scheme,
-        ("W3A16-g64", "W3A16-g64-asym", "NF4", "W4A16-g128-asym", "W4A16-g64", "W4A16-g64-asym", "W4A16-g32",
-         "W5A16-g64-asym", "W6A16-g64", "W8A16-g64"),
-    )
-)  # fmt: skip
+    map(parse_scheme, ("W3A16-g64", "NF4", "W4A16-g64", "W4A16-g32", "W5A16-g64", "W6A16-g64", "W8A16-g64"))
+)
 UNIFORM = tuple(map(parse_scheme, ("W4A16-g64", "W4A16-g128", "W4A16-g128-asym", "NF4", "MXFP4-A16")))
 REFERENCE, NARROW, WIDE = (parse_scheme(name) for name in ("W4A16-g64", "W3A16-g64", "W8A16-g64"))
 BUDGET_BITS = (3.5, 3.75, 4.0, 4.25, 4.5, 4.75, 5.0, 5.5, 6.0, 6.5, 7.0, 7.75)
