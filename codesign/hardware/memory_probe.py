@@ -16,7 +16,7 @@ from codesign.native import absence, load
 from codesign.units import MEBI
 
 CACHE_FACTOR = 8
-SIZE_MIN_BYTES, SIZE_MAX_BYTES = 64 * MEBI, 512 * MEBI
+SIZE_MIN_BYTES, SIZE_MAX_BYTES = 64 * MEBI, 256 * MEBI
 PASSES = 3  # the middle one: a pass of some milliseconds may meet another program
 
 
