@@ -24,30 +24,32 @@ class MemoryProbe:
     """Reads a buffer far larger than the last-level cache with so many threads, on the processors that are named."""
 
     def __init__(self, cache_bytes: float) -> None:
-        """Take the buffer; CapabilityError without the native kernels or the memory."""
+        """Say how large the cache is that must not answer; CapabilityError without the native kernels."""
         missing = absence()
         if missing:
             raise CapabilityError(f"Memory's bandwidth cannot be measured: {missing}.")
         self._native = load()
         self._size = int(min(max(CACHE_FACTOR * cache_bytes, SIZE_MIN_BYTES), SIZE_MAX_BYTES))
-        self._address = self._native.pages_alloc(self._size)
-        if not self._address:
-            raise CapabilityError(f"{self._size / MEBI:,.0f} MiB of memory are not to be had; close other programs.")
+        self._address = 0
         self._fastest = functools.cache(self._choose)
 
     def bytes_per_s(self, threads: int, processors: tuple[int, ...]) -> float:
-        """Return the bytes per second that a read of some 20 ms gets; `processors` may be empty: wherever we are."""
+        """Return the bytes per second that a read of some 20 ms gets; `processors` may be empty: wherever we are.
+
+        The first call takes the buffer; CapabilityError if it is not to be had.
+        """
         self._native.roof_read(0, 0, 0, 0, threads)  # the workers start, and pin themselves, before we move
         with _on(processors[:1]):
             return self._middle_rate(self._fastest(threads), threads)
 
     def _choose(self, threads: int) -> Callable[[int], object]:
-        """Return the fastest read, as `hw measure` takes it: its instructions, in one stream or several."""
+        """Return the fastest read, as `hw measure` takes it: in one stream or several."""
         native = self._native
+        self._address = self._address or native.pages_alloc(self._size)
+        if not self._address:
+            raise CapabilityError(f"{self._size / MEBI:,.0f} MiB of memory are not to be had; close other programs.")
         reads = [
-            functools.partial(read, isa, self._address, self._size, 1)
-            for isa in range(6)
-            if native.isa_runs(isa)
+            functools.partial(read, native.isa_best(), self._address, self._size, 1)
             for read in (native.roof_read, native.roof_read_in_order)
         ]
         return max(reads, key=lambda read: self._middle_rate(read, threads))
@@ -62,7 +64,9 @@ class MemoryProbe:
 
     def close(self) -> None:
         """Give the buffer back."""
-        self._native.pages_free(self._address, self._size)
+        address, self._address = self._address, 0
+        if address:
+            self._native.pages_free(address, self._size)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from codesign.codec import from_plain, to_plain
-from codesign.errors import InputError, MeasurementError
+from codesign.errors import CapabilityError, InputError, MeasurementError
 from codesign.hardware.memory_probe import MemoryProbe
 from codesign.profiler.candidates import Entry, RunPlan, flush_bytes, memory_groups, shuffled
 from codesign.profiler.child import ChildSpec
@@ -233,7 +233,11 @@ class Runner:
         case = turn.entry.case
         if self._probe is None or turn.entry.kernel.device == "cuda" or getattr(case, "cache", "") == "hot":
             return turn
-        rate = self._probe.bytes_per_s(case.threads, pinned_processors(case.threads))
+        try:
+            rate = self._probe.bytes_per_s(case.threads, pinned_processors(case.threads))
+        except CapabilityError:  # no memory for its buffer: times are worth more
+            self._probe = None
+            return turn
         return replace(turn, memory_bytes_per_s=(*turn.memory_bytes_per_s, rate))
 
     def _with_energy(self, turn: Turn) -> Turn:

@@ -109,6 +109,22 @@ def test_memory_is_probed_after_each_round_on_the_processors_of_the_kernel_unles
     )
 
 
+def test_without_memory_for_the_probe_times_are_taken_all_the_same(tmp_path):
+    class TooLarge(OneTwoThree):
+        def bytes_per_s(self, threads, processors):
+            super().bytes_per_s(threads, processors)
+            raise CapabilityError("256 MiB of memory are not to be had.")
+
+    probe = TooLarge()
+    with open_run(tmp_path, run_head()) as writer:
+        Runner(writer, settings(), Children(MODULES), Stop(), lambda _: None, Instruments(memory=probe)).run(
+            only(plan(("fake",)), "plain")
+        )
+    (one,) = read_run(tmp_path).measurements
+    assert (one.memory_bytes_per_s, one.memory_gb_per_s, len(probe.asked)) == ((), None, 1)
+    assert one.samples_s
+
+
 def test_a_wrong_kernel_gets_no_time(tmp_path):
     (wrong,) = measure(tmp_path, only(plan(("broken",)), "wrong"), settings())["wrong"]
     assert (wrong.samples_s, wrong.summary, wrong.check.passed) == ((), None, False)
