@@ -46,11 +46,6 @@ class GpuKvShape:
         """Return whether each token's keys and values have a scale."""
         return self.kv_format in ("int8", "int4")
 
-    def read_bytes(self, tokens: int) -> float:
-        """Return the bytes that attention over so many tokens of every sequence must read."""
-        per_token = 2 * self.head_dim * self.bits / 8 + (4 if self.has_scales else 0)
-        return self.batch * self.kv_heads * tokens * per_token
-
 
 class GpuKvCache:
     """Keys and values of sequences that grow token by token, rounded as they come in."""

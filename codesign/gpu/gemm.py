@@ -1,4 +1,4 @@
-"""Multiplying with quantized weights on a GPU: few rows by our kernels, many by the library after dequantizing."""
+"""Multiplying up to 64 rows with quantized weights on a GPU."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,7 +17,6 @@ K_MULTIPLE = 32
 GROUPS = (0, 32, 64, 128)
 WARPS, LANES = 8, 32
 BLOCKS_PER_MULTIPROCESSOR = 2
-BYTES_MIDDLE = 128
 
 Kind = Literal["int4", "int8", "e4m3"]
 
@@ -58,12 +57,6 @@ class GpuWeights:
     halves: Any
     zeros: Any
     factors: Any
-
-    @property
-    def read_bytes(self) -> float:
-        """Return the bytes that one multiplication reads of them."""
-        parts = (self.codes, self.halves, self.zeros, self.factors)
-        return float(sum(one.numel() * one.element_size() for one in parts if one is not None))
 
 
 def pack_weight_only(
@@ -116,13 +109,12 @@ def multiply_weight_only(gpu: Gpu, x: Any, weights: GpuWeights, workspace: "Work
     m, n, k = _sizes(x, weights.n, weights.k)
     cut = tiling(m, n, k, gpu.multiprocessors)
     bfloat = x.dtype == torch.bfloat16
-    factors = weights.factors
     out = torch.empty((m, n), dtype=x.dtype, device=x.device)
     partial, arrived = workspace.of(cut, m, n)
     gpu.launch(
         Launch(weight_only_program(weights, bfloat, cut), "weight_only", _grid(cut, n), WARPS * LANES,
                cut.shared_bytes),
-        (weights.codes, weights.halves, weights.zeros, factors, x, out, partial, arrived, m, n, k),
+        (weights.codes, weights.halves, weights.zeros, weights.factors, x, out, partial, arrived, m, n, k),
     )  # fmt: skip
     return out
 
@@ -149,11 +141,6 @@ class Int8Weights:
     k: int
     codes: Any
     scales: Any
-
-    @property
-    def read_bytes(self) -> float:
-        """Return the bytes that one multiplication reads of them."""
-        return float(sum(one.numel() * one.element_size() for one in (self.codes, self.scales)))
 
 
 def pack_w8a8(codes: NDArray[np.int8], scales: NDArray[np.float32], device: Any) -> Int8Weights:

@@ -9,8 +9,6 @@ import numpy as np
 
 from codesign.gpu.program import Program, compile_program
 
-SHARED_DEFAULT_BYTES = 48 * 1024
-
 
 @dataclass(frozen=True, slots=True)
 class Launch:

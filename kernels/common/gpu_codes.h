@@ -18,13 +18,12 @@ constexpr float MAGIC_VALUE = CODESIGN_BFLOAT ? 128.0f : 1024.0f;
 
 // What is subtracted from the codes of the two rows of outputs that a lane holds.
 struct Points {
-    uint32_t first, second;        // pairs of -(MAGIC_VALUE + zero)
-    uint32_t first_high, second_high; // of -(MAGIC_VALUE / 16 + zero), for codes that stand four bits higher
+    uint32_t first, second; // pairs of -(MAGIC_VALUE + zero)
+    uint32_t second_high;   // of -(MAGIC_VALUE / 16 + zero), for codes that stand four bits higher
 };
 
 DEVICE Points points_of(float first, float second) {
-    return {twice(-MAGIC_VALUE - first), twice(-MAGIC_VALUE - second), twice(-MAGIC_VALUE / 16 - first),
-            twice(-MAGIC_VALUE / 16 - second)};
+    return {twice(-MAGIC_VALUE - first), twice(-MAGIC_VALUE - second), twice(-MAGIC_VALUE / 16 - second)};
 }
 
 // Four pairs of a fragment from a word of 8 codes: nibbles 0 and 4 are the first row's first pair, 1 and 5 the second
