@@ -19,6 +19,7 @@ check: $(VENV)/installed-test
 
 bench: $(VENV)/installed
 	$(BIN)/python scripts/bench.py
+	$(BIN)/python scripts/bench_capacity.py
 
 bench-kernels: $(VENV)/installed-test
 	$(BIN)/python scripts/bench_kernels.py

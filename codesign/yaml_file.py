@@ -298,11 +298,23 @@ class Section:
 
     def texts(self, key: str) -> tuple[str, ...]:
         """Return a list of texts."""
+        return tuple(self._checked_text(key, word, ()) for word in self._words(key, "[a, b]"))
+
+    def integers(self, key: str, low: int, high: int) -> tuple[int, ...]:
+        """Return a list of whole numbers from `low` to `high`."""
+        found = []
+        for word in self._words(key, "[1, 8]"):
+            value = word.number
+            if value is None or not low <= value <= high or value != int(value):
+                self.refuse(key, f"{word} is given; whole numbers from {low} to {high} are wanted.")
+            found.append(int(value))
+        return tuple(found)
+
+    def _words(self, key: str, example: str) -> list[Scalar]:
         node = self._node(key)
         if not isinstance(node, Items):
-            self.refuse(key, f"{node} is given; a list such as [a, b] is wanted.")
-        words = [self._list_word(key, item) for item in node.values]
-        return tuple(self._checked_text(key, word, ()) for word in words)
+            self.refuse(key, f"{node} is given; a list such as {example} is wanted.")
+        return [self._list_word(key, item) for item in node.values]
 
     def _list_word(self, key: str, item: Node) -> Scalar:
         if not isinstance(item, Scalar):

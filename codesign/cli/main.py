@@ -30,6 +30,9 @@ COMMANDS = {
     "hw": "list, show, check and copy hardware profiles",
     "model": "list and show models",
     "scheme": "list schemes, and what runs where",
+    "size": "which machine, how many, which bits serve a load, and what it costs",
+    "sweep": "thousands of machines, models, schemes and workloads predicted into one Parquet file",
+    "simulate": "what users of a server see at a rate of requests, and where latency bends",
     "doctor": "what is here to measure with, and what is missing for what",
 }
 EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_OUTPUT = 2, 130, 143, 1

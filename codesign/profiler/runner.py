@@ -9,7 +9,7 @@ from typing import Any
 from codesign.codec import from_plain, to_plain
 from codesign.errors import CapabilityError, InputError, MeasurementError
 from codesign.hardware.memory_probe import MemoryProbe
-from codesign.profiler.candidates import Entry, RunPlan, flush_bytes, memory_groups, shuffled
+from codesign.profiler.candidates import CHILD_BYTES, Entry, RunPlan, flush_bytes, memory_groups, shuffled
 from codesign.profiler.child import ChildSpec
 from codesign.profiler.children import (
     START_LIMIT_S,
@@ -34,6 +34,7 @@ from codesign.profiler.turn import Prepared, RunSettings, Turn, row
 from codesign.profiler.verdict import Conditions, Kind, Reason, Verdict
 
 SPARE_S = 60.0
+LEAKED_BYTES = 3 * CHILD_BYTES  # held by a process that has let go of its copies
 
 
 class Children:
@@ -72,6 +73,10 @@ class Children:
             except ChildRefusedError as error:
                 raise ChildFailedError(str(error)) from error
         return self._running[entry.candidate]
+
+    def end(self, entry: Entry) -> None:
+        """End the process of an entry; its next case starts another one."""
+        self._running.pop(entry.candidate).kill()
 
     def keep(self, entries: tuple[Entry, ...]) -> None:
         """End the processes that none of these entries needs."""
@@ -262,11 +267,16 @@ class Runner:
         return Reading(energy, answer["why"])
 
     def _release(self, turn: Turn) -> None:
-        """Let the child drop its copies; one that fails in this is gone, and its row is written already."""
+        """Let the child drop its copies; one that fails in this is gone, and its row is written already.
+
+        One that keeps them, as libraries with a cache of packed weights do, is ended: a new one takes the next case.
+        """
         try:
-            self._ask(turn, "release", SPARE_S)
+            held_bytes = self._ask(turn, "release", SPARE_S).get("held_bytes", 0)
         except (ChildFailedError, ChildRefusedError):
             return
+        if held_bytes > LEAKED_BYTES:
+            self._children.end(turn.entry)
 
     def _write(self, turn: Turn, ended: Conditions) -> None:
         measurement = row(turn, self._settings, ended)

@@ -6,7 +6,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2] / "codesign"
 ORDER = (
     "native", "gpu", "hardware", "model", "schemes", "checkpoint", "quantize", "cost", "quality", "plan", "profiler",
-    "report", "cli",
+    "capacity", "report", "cli",
 )  # fmt: skip
 SHARED = {"errors", "units", "files", "yaml_file", "codec", "setting", "table"}
 

@@ -179,6 +179,7 @@ class Canned:
     """Children that answer as scripted."""
 
     def __init__(self, **answers: dict) -> None:
+        self.ended = []
         self.answers = {
             "prepare": {"ok": True, "check": {"error_fraction": 0.0, "allowed_fraction": 1e-3, "passed": True},
                         "copies": 2, "read_bytes": 1.0, "math_dtype": "bf16"},
@@ -200,11 +201,26 @@ class Canned:
     def kill_all(self):
         pass
 
+    def end(self, entry):
+        self.ended.append(entry.candidate)
+
 
 def canned(folder: Path, **answers: object) -> list:
+    return measured(folder, Canned(**answers))
+
+
+def measured(folder: Path, children: Canned) -> list:
     with open_run(folder, run_head()) as writer:
-        Runner(writer, settings(), Canned(**answers), Stop(), lambda _: None).run(only(plan(("fake",)), "plain"))
+        Runner(writer, settings(), children, Stop(), lambda _: None).run(only(plan(("fake",)), "plain"))
     return list(read_run(folder).measurements)
+
+
+@pytest.mark.parametrize(("held_bytes", "ended"), [(500 * 2**20, 0), (5 * 2**30, 1)])
+def test_a_process_that_keeps_its_copies_is_ended(tmp_path, held_bytes, ended):
+    children = Canned(release={"held_bytes": held_bytes})
+    (row,) = measured(tmp_path, children)
+    assert row.verdict.kind is not Kind.INVALID
+    assert len(children.ended) == ended
 
 
 @pytest.mark.parametrize("bad_s", [0.0, -1e-3, float("nan"), float("inf")])

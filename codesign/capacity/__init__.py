@@ -1,0 +1,1 @@
+"""How many machines a service needs: its requests, a server simulated step by step, sizes, sweeps."""
