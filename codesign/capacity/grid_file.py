@@ -15,7 +15,8 @@ GRID_BYTES_MAX = 2**20
 CASES_MAX = 50_000_000
 COUNT_MAX, GPUS_MAX = 2**24, 1024
 NAMES = ("hardware", "model", "scheme")
-OPTIONAL = {"kv": ("",), "library": ("",), "gpus": (1,)}
+Values = tuple[str, ...] | tuple[int, ...]
+OPTIONAL: dict[str, Values] = {"kv": ("",), "library": ("",), "gpus": (1,)}
 SIZES = ("batch", "prompt", "output")
 
 
@@ -74,7 +75,7 @@ def read_grid(path: Path) -> Grid:
     text = read_text(path, GRID_BYTES_MAX, "grid")
     section = parse_yaml(text, str(path))
     section.check_keys((*NAMES, *SIZES), tuple(OPTIONAL))
-    values: dict[str, tuple[str, ...] | tuple[int, ...]] = {name: _names(section, name) for name in NAMES}
+    values: dict[str, Values] = {name: _names(section, name) for name in NAMES}
     for name, default in OPTIONAL.items():
         values[name] = default
         if name in section:

@@ -33,6 +33,8 @@ from codesign.units import SECONDS_PER_HOUR
 
 ENDS = ("value", "low", "high")
 FIGURES = ("ttft_s", "tpot_s", "tokens_per_s")
+RESULTS = ("joule_per_token", "usd_per_million_tokens", "memory_bytes", "fits")
+NUMBERS = (*(name + end for name in FIGURES for end in ("", "_low", "_high")), *RESULTS)
 
 Columns = dict[str, FloatArray | list[str]]
 load_hardware_once, load_model_once = cache(load_hardware), cache(load_model)
@@ -60,13 +62,10 @@ def predict_setup(setup: Setup, workloads: Sequence[tuple[int, int, int]]) -> Co
         assignment = uniform_assignment(where, parse_scheme(setup.scheme), setup.kv)
     except CodesignError as error:
         nothing = np.full(len(batch), np.nan)
-        names = [*(name + end for name in FIGURES for end in ("", "_low", "_high")), *RESULTS]
-        empty = dict.fromkeys(names, nothing)
+        empty: Columns = dict.fromkeys(NUMBERS, nothing)
         return {**sizes, **empty, "origin": [""] * len(batch), "reason": [str(error)] * len(batch)}
-    return {**sizes, **_predicted(where, assignment, batch, prompt, output)}
-
-
-RESULTS = ("joule_per_token", "usd_per_million_tokens", "memory_bytes", "fits")
+    found = _predicted(where, assignment, batch, prompt, output)
+    return {**sizes, **{name: found[name] for name in (*NUMBERS, "origin", "reason")}}
 
 
 def _predicted(

@@ -61,7 +61,7 @@ def make_replica(
         return None
     server = Server(
         capacity_blocks=tokens // BLOCK_TOKENS,
-        sequences_max=limits.sequences_max,
+        sequences_max=1 if where.target.hardware.constraints.batch_one_only else limits.sequences_max,
         step_tokens=limits.step_tokens,
         prefill_first=where.target.library in PREFILL_FIRST,
         overlap=where.target.library in OVERLAPPING,

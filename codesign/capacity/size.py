@@ -41,6 +41,10 @@ class Confirmed:
         """Return all devices."""
         return self.candidate.devices * self.replicas
 
+    def rank(self) -> tuple[float, int, float]:
+        """Return what is better the smaller it is: money, then schemes to make and to keep apart, then loss."""
+        return self.usd_per_month, self.candidate.scheme_count, self.candidate.loss_nats.value
+
 
 @dataclass(frozen=True, slots=True)
 class Sized:
@@ -164,7 +168,7 @@ def confirmed(candidates: Sequence[Candidate], service: Service, report: Callabl
         most = REPLICAS_MAX if len(kept) < KEPT else math.ceil(kept[-1].usd_per_month / one.usd_per_month(1)) - 1
         replicas = fewest_replicas(one, service, most)
         if replicas is not None:
-            kept = sorted([*kept, Confirmed(one, replicas)], key=lambda entry: entry.usd_per_month)[:KEPT]
+            kept = sorted([*kept, Confirmed(one, replicas)], key=Confirmed.rank)[:KEPT]
     return kept
 
 

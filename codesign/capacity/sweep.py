@@ -158,7 +158,8 @@ def _on_ray(engine: str, todo: list[Work]) -> Iterator[tuple[int, bytes]]:
     address = engine.removeprefix(RAY) if engine.startswith(RAY) else "auto"
     ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
     remote = ray.remote(max_retries=RETRIES)(predict_chunk)
-    waiting, running = list(reversed(todo)), []
+    waiting = list(reversed(todo))
+    running: list[Any] = []
     ahead = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
     while waiting or running:
         while waiting and len(running) < ahead:
