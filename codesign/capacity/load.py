@@ -54,6 +54,7 @@ class Load:
     preemption_count: int
     percentiles: Mapping[str, Mapping[int, Prediction]]
     output_tokens_per_s: Prediction
+    served_per_s: Prediction
     goodput_per_s: Prediction
     busy_share: Prediction
     mean_in_flight: Prediction
@@ -75,6 +76,7 @@ class Load:
             unserved_count=self.unserved_count * replicas,
             preemption_count=self.preemption_count * replicas,
             output_tokens_per_s=self.output_tokens_per_s.scaled(replicas),
+            served_per_s=self.served_per_s.scaled(replicas),
             goodput_per_s=self.goodput_per_s.scaled(replicas),
             mean_in_flight=self.mean_in_flight.scaled(replicas),
         )
@@ -126,6 +128,7 @@ def serve(requests: Requests, fleet: Fleet, objectives: Objectives, *, middle_on
         preemption_count=sum(int(one.preemptions.sum()) for one in middle),
         percentiles={name: {p: of(_percentile(name, p)) for p in PERCENTILES} for name in FIGURES},
         output_tokens_per_s=of(lambda run: sum(one.output_tokens[one.done].sum() for one in run) / _duration_s(run)),
+        served_per_s=of(lambda run: sum(np.count_nonzero(one.done) for one in run) / _duration_s(run)),
         goodput_per_s=of(lambda run: sum(_good_count(one, objectives) for one in run) / _duration_s(run)),
         busy_share=of(lambda run: float(np.mean([one.busy_s / max(one.duration_s, 1e-12) for one in run]))),
         mean_in_flight=of(lambda run: sum(one.e2e_s.sum() for one in run) / _duration_s(run)),

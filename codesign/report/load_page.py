@@ -55,7 +55,7 @@ def load_figures(question: Question, curve: LoadCurve) -> dict[str, go.Figure]:
     }
     figures["goodput"] = _against_rate(
         curve, "Served, and within objectives", "per second",
-        (("requests served", lambda one: one.output_tokens_per_s.scaled(_requests_per_token(one))),
+        (("requests served", lambda one: one.served_per_s),
          ("within objectives", lambda one: one.goodput_per_s)),
     )  # fmt: skip
     figures["shares"] = _against_rate(
@@ -64,12 +64,6 @@ def load_figures(question: Question, curve: LoadCurve) -> dict[str, go.Figure]:
          ("cache, at its peak", lambda one: one.kv_peak_share.scaled(PERCENT))),
     )  # fmt: skip
     return figures
-
-
-def _requests_per_token(load: Load) -> float:
-    served = load.request_count - load.unserved_count
-    tokens = load.output_tokens_per_s.value
-    return 0.0 if not tokens else min(load.rate_per_s, served * load.rate_per_s / load.request_count) / tokens
 
 
 def latency_chart(curve: LoadCurve, name: str, title: str, unit: str, scale: float, limit_s: float | None) -> go.Figure:
@@ -84,7 +78,9 @@ def latency_chart(curve: LoadCurve, name: str, title: str, unit: str, scale: flo
         x=rates, y=[one.value for one in p95], name="95 %", mode="lines+markers", line={"color": PALETTE[0]}
     )
     if limit_s is not None:
-        figure.add_hline(y=limit_s * scale, line={"color": PALETTE[3], "dash": "dash"}, annotation_text="objective")
+        ends = [rates[0], rates[-1]]
+        line = {"color": PALETTE[3], "dash": "dash"}
+        figure.add_scatter(x=ends, y=[limit_s * scale] * 2, name="objective", mode="lines", line=line)
     if len(rates) > 2:
         figure.add_vline(x=rates[curve.knee_index], line={"color": PALETTE[1], "dash": "dot"}, annotation_text="knee")
     figure.update_yaxes(type="log")

@@ -66,9 +66,9 @@ def cost_against_latency(service: Service, found: Sizing) -> go.Figure:
         x=[one.load.p95("tpot_s").value / MILLI for one in best],
         y=[one.usd_per_month for one in best],
         text=[machine_words(one) for one in best],
-        mode="markers+text",
-        textposition="top center",
-        name="simulated, p95",
+        mode="markers",
+        name="best of each, simulated, p95",
+        hovertemplate="%{text}<br>%{x:.3g} ms, $%{y:,.0f}<extra></extra>",
         marker={"symbol": "star", "size": 13, "color": "#1d2733"},
     )
     figure.update_yaxes(type="log")

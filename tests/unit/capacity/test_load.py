@@ -50,6 +50,7 @@ def test_an_overloaded_server_is_found_and_a_busy_one_is_not():
     assert not serve(at_rate(DRAWN, 40.0), fleet(), Objectives()).overloaded
     crowded = serve(at_rate(DRAWN, 90.0), fleet(), Objectives())
     assert crowded.overloaded
+    assert crowded.served_per_s.value < 70
     assert not crowded.meets(Objectives(tpot_s=10.0))
 
 
