@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 _E4M3_MAX, _E4M3_SMALLEST = 448.0, 2.0**-9
 _E8M0_BIAS, _E8M0_NAN = 127, 255
 _SCALES_PER_ABSMAX = 256  # bitsandbytes, functional.py, quantize_4bit
+FEW_BITS = 3
+_WIDER = tuple(1 + step / 10 for step in range(1, 13))
 _SHRINKS = tuple(1 - step / 40 for step in range(1, 24))
 
 
@@ -214,7 +216,7 @@ def dynamic_levels() -> "Tensor":
 def least_error_scales(
     matrix: "Tensor", weights: WeightFormat, tile: Tile, importance: "Tensor | None" = None
 ) -> Scales:
-    """Return for every tile the scales, of the ranges shrunk step by step, with the least squared error.
+    """Return for every tile the scales, of ranges shrunk (and widened) step by step, with the least squared error.
 
     `importance` [k] weighs the columns. The scale above, where there is one, is that of the whole range.
     """
@@ -228,8 +230,8 @@ def least_error_scales(
         return best
     low, high = extremes(tiles)
     least = _squared_error(tiles, best, codec, weight)
-    for shrink in (_widest(codec), *_SHRINKS):
-        tried = _shrunk(low * shrink, high * shrink, weights, dtype, best)
+    for factor in (*_wider(codec), *_SHRINKS):
+        tried = _shrunk(low * factor, high * factor, weights, dtype, best)
         error = _squared_error(tiles, tried, codec, weight)
         better = error < least
         least = torch.where(better, error, least)
@@ -237,9 +239,17 @@ def least_error_scales(
     return best
 
 
-def _widest(codec: Codec) -> float:
-    """Return the factor with which a positive extreme is met exactly, which two and three bits need at times."""
-    return codec.top / (2 ** (codec.bits - 1) - 1) if isinstance(codec, SignedIntegers) else 1.0
+def _wider(codec: Codec) -> tuple[float, ...]:
+    """Return the factors by which the range is widened: one that meets a positive extreme exactly.
+
+    Two and three bits also meet it in their other codes, and lie between two values rather than on one, at times.
+    """
+    if not isinstance(codec, SignedIntegers):
+        return (1.0,)
+    highest = 2 ** (codec.bits - 1) - 1
+    if codec.bits > FEW_BITS:
+        return (codec.top / highest,)
+    return (*(codec.top / code for code in range(highest, 0, -1)), *_WIDER)
 
 
 def _shrunk(low: "Tensor", high: "Tensor", weights: WeightFormat, dtype: "Tensor", best: Scales) -> Scales:

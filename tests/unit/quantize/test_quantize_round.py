@@ -1,7 +1,7 @@
 import itertools
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from codesign.errors import InputError
@@ -185,6 +185,8 @@ def test_least_error_scales_beat_the_extremes_in_every_tile(name):
 
 
 @settings(max_examples=20, deadline=None)
+@example(values=[0.0] * 14 + [1.0, 2.0], bits=3)
+@example(values=[0.0] * 14 + [1.0, 1.5], bits=2)
 @given(values=st.lists(st.floats(-4, 4, width=16), min_size=16, max_size=16), bits=st.sampled_from([2, 3]))
 def test_the_searched_scale_is_close_to_the_best_of_all_scales(values, bits):
     scheme = parse_scheme(f"W{bits}A16-g16")
