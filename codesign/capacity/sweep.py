@@ -156,7 +156,14 @@ def _on_ray(engine: str, todo: list[Work]) -> Iterator[tuple[int, bytes]]:
 
     ray = load_ray()
     address = engine.removeprefix(RAY) if engine.startswith(RAY) else "auto"
-    ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
+    ray.init(address=address, log_to_driver=False)
+    try:
+        yield from _ray_chunks(ray, todo)
+    finally:
+        ray.shutdown()
+
+
+def _ray_chunks(ray: Any, todo: list[Work]) -> Iterator[tuple[int, bytes]]:
     remote = ray.remote(max_retries=RETRIES)(predict_chunk)
     waiting = list(reversed(todo))
     running: list[Any] = []
