@@ -15,6 +15,8 @@ from codesign.cost.origin import Origin
 from codesign.cost.prediction import Prediction
 
 PERCENTILES = (50, 90, 95, 99)
+# When a queue counts as growing, assumed: waits at the end against those in the middle, and against a whole request
+GROWING_RATIO, WAITING_SHARE, QUEUE_MIN = 1.5, 0.5, 20
 FIGURES: Mapping[str, str] = {
     "ttft_s": "first token",
     "tpot_s": "per output token",
@@ -181,12 +183,12 @@ def is_overloaded(run: Sequence[Served]) -> bool:
 
     A queue in balance is as long at the end as in the middle; one that grows is nearly twice as long.
     """
-    waits = [one.queue_s for one in run if len(one.queue_s) >= 20]
+    waits = [one.queue_s for one in run if len(one.queue_s) >= QUEUE_MIN]
     if not waits:
         return False
     middle, last = (float(np.mean([part(one) for one in waits])) for part in (_middle_tenth, _last_tenth))
     typical = float(np.mean([one.e2e_s.mean() for one in run if len(one.e2e_s)]))
-    return last > 1.5 * middle and last > 0.5 * typical
+    return last > GROWING_RATIO * middle and last > WAITING_SHARE * typical
 
 
 def _middle_tenth(waits: FloatArray) -> float:

@@ -36,7 +36,6 @@ class Screened:
     rates_per_s: Mapping[str, float]
     alone_ttft_s: float
     alone_tpot_s: float
-    prompt_s: float
     cache_tokens: int
     batches: FloatArray
     batch_rates_per_s: FloatArray
@@ -88,7 +87,6 @@ def screen(
         rates_per_s=by_name,
         alone_ttft_s=times.prompt_s + float(times.decode_s[0]) / 2,
         alone_tpot_s=float(times.decode_s[0]),
-        prompt_s=times.prompt_s,
         cache_tokens=tokens,
         batches=batches,
         batch_rates_per_s=rates,

@@ -1,18 +1,16 @@
 """`codesign simulate` and `codesign size` as a user runs them, with right and wrong input."""
 
 import json
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from headless import needs_browser, opened
 
 from codesign.cli.main import command
 
 SIMULATE = ("simulate", "--hw", "h100", "--model", "llama-3.1-8b", "--requests", "400")
 SIZE = ("size", "--hw", "h100", "--model", "llama-3.1-8b", "--rate", "30", "--tpot-p95", "0.02")
-BROWSER = next((path for name in ("chromium", "google-chrome", "chrome") if (path := shutil.which(name))), None)
 
 
 def run(*arguments: str) -> Result:
@@ -124,21 +122,11 @@ def test_size_needs_a_promise_and_a_rate():
         assert why in done.output
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no chromium here")
+@needs_browser
 @pytest.mark.parametrize("arguments", [(*SIMULATE, "--rate", "1:200", "--points", "5"), SIZE])
 def test_pages_draw_offline(tmp_path: Path, arguments: tuple[str, ...]):
     page = tmp_path / "page.html"
     assert run(*arguments, "--html", str(page)).exit_code == 0
-    flags = (
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--host-resolver-rules=MAP * ~NOTFOUND",
-        "--enable-logging=stderr",
-        "--virtual-time-budget=8000",
-        "--dump-dom",
-        f"--user-data-dir={tmp_path / 'p'}",
-    )
-    done = subprocess.run([BROWSER, *flags, page.as_uri()], capture_output=True, text=True, timeout=120, check=False)
+    done = opened(page, tmp_path / "p")
     assert done.stdout.count('class="main-svg"') >= 2
     assert "CONSOLE" not in done.stderr

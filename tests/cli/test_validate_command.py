@@ -1,17 +1,16 @@
 """`codesign validate` end to end: both kinds of tables, the page, and bad input."""
 
 import json
-import shutil
 import subprocess
 import sys
 
 import pytest
+from headless import needs_browser, opened
 
 KERNEL = "hw,library,op,scheme,m,n,k,measured_s\n"
 GOOD = "h100,vllm,gemm,bfloat16,16,4096,4096,2e-5\nh100,vllm,gemm,fp8,256,4096,4096,3e-5\n"
 RUN = "hw,library,model,scheme,concurrency,prompt_tokens,output_tokens,measured_tpot_s,measured_ttft_s\n"
 RUNS = "h100,vllm,llama-7b,BF16,8,512,128,0.01,0.05\nh100,vllm,llama-7b,FP8,64,512,128,0.02,\n"
-BROWSER = next((path for name in ("chromium", "google-chrome", "chrome") if (path := shutil.which(name))), None)
 
 
 def validate(folder, text, *options):
@@ -104,22 +103,11 @@ def test_a_folder_is_no_page(tmp_path):
     assert "this is a folder" in done.stderr
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no chromium here")
+@needs_browser
 def test_all_charts_are_drawn_offline(tmp_path):
     hostile = "h100,\"vllm-</script><script>document.title='owned'</script>\",gemm,fp8,16,4096,4096,2e-5\n"
     assert validate(tmp_path, KERNEL + GOOD + hostile, "--html", "page.html").returncode == 0
-    flags = (
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--host-resolver-rules=MAP * ~NOTFOUND",
-        "--enable-logging=stderr",
-        "--virtual-time-budget=8000",
-        "--dump-dom",
-        f"--user-data-dir={tmp_path / 'p'}",
-    )
-    page = (tmp_path / "page.html").as_uri()
-    done = subprocess.run([BROWSER, *flags, page], capture_output=True, text=True, timeout=120, check=False)
+    done = opened(tmp_path / "page.html", tmp_path / "p")
     assert done.stdout.count('class="main-svg"') >= 3
     assert "<title>owned" not in done.stdout
     assert "CONSOLE" not in done.stderr
