@@ -14,7 +14,7 @@ import published_words as words
 from published_cases import UnmappedError, place, published_frame, read_case
 from published_speed import compare
 
-from codesign.cost.engine import ENGINE_CLASSES, host_kind, step_kernel_count
+from codesign.cost.engine import ENGINE_CLASSES, host_kind, host_s, issue_s
 from codesign.errors import CodesignError
 from codesign.units import MICRO
 
@@ -46,9 +46,9 @@ def host_row(row: dict[str, str]) -> dict[str, object] | None:
     if device_s.value > HOST_BOUND_FRACTION * measured_s:
         return None
     steps = where.workload.output_tokens if whole else 1
-    kernels = step_kernel_count(engine, case.hardware, assignment.groups, assignment.schemes)
-    host_s = measured_s / steps / kernels
-    return {"id": row["id"], "source": case.source, "host": host_kind(case.hardware), "host_s": host_s}
+    kernels = host_s(engine, case.hardware, assignment.groups, assignment.schemes).value / issue_s(case.hardware)
+    each_s = measured_s / steps / kernels
+    return {"id": row["id"], "source": case.source, "host": host_kind(case.hardware), "host_s": each_s}
 
 
 def geometric_mean(values: Iterable[float]) -> float:

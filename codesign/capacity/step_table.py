@@ -12,7 +12,7 @@ from codesign.cost.arrays import FloatArray, as_floats
 from codesign.cost.attention import block_attention
 from codesign.cost.collectives import connecting_link
 from codesign.cost.deployment import Assignment, Deployment
-from codesign.cost.engine import host_s, is_own_host, step_kernel_count
+from codesign.cost.engine import host_s, is_own_host
 from codesign.cost.kernels import KernelPrediction
 from codesign.cost.origin import Origin
 from codesign.cost.prediction import TRUST
@@ -220,7 +220,6 @@ def host_seconds(where: Deployment, assignment: Assignment, end: End = "predicte
     if not where.engine.python_loop:
         return 0.0, 0.0
     hardware = where.target.hardware
-    count = step_kernel_count(where.engine, hardware, assignment.groups, assignment.schemes)
-    issued = host_s(where.engine, hardware, count)
+    issued = host_s(where.engine, hardware, assignment.groups, assignment.schemes)
     seconds = {"predicted_s": issued.value, "low_s": issued.low, "high_s": issued.high}[end]
     return (0.0, seconds) if is_own_host(hardware) else (seconds, 0.0)

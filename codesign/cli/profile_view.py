@@ -6,11 +6,18 @@ from types import TracebackType
 from typing import Any
 
 import click
+import numpy as np
 
 from codesign.cli.output import plain, print_json, print_line, print_table
 from codesign.codec import to_plain
 from codesign.profiler.candidates import RunPlan
-from codesign.profiler.estimate import plan_cost, predicted_seconds, roof_fraction, run_hardware
+from codesign.profiler.estimate import (
+    plan_cost,
+    predicted_beside_seconds,
+    predicted_seconds,
+    roof_fraction,
+    run_hardware,
+)
 from codesign.profiler.kernel import AttentionCase, BlockCase, GemmCase
 from codesign.profiler.profile import Request, memory_limit_bytes
 from codesign.profiler.records import AnyCase, ForeignCase, Measurement, measurement_json
@@ -167,8 +174,10 @@ def _or_dash(value: float | None, unit: str) -> str:
 
 def _run_table(run: Run) -> Table:
     hardware = run_hardware(run)
-    order = sorted(zip(run.measurements, predicted_seconds(run), strict=True), key=lambda pair: _place(pair[0]))
-    noted = any(one.kernel_note for one in run.measurements)
+    beside = predicted_beside_seconds(run)
+    predicted = zip(run.measurements, predicted_seconds(run), beside, strict=True)
+    order = sorted(predicted, key=lambda row: _place(row[0]))
+    noted, probed = any(one.kernel_note for one in run.measurements), bool(np.isfinite(beside).any())
     rows = [
         (
             case_text(one.case),
@@ -176,13 +185,19 @@ def _run_table(run: Run) -> Table:
             one.library,
             one.kernel,
             *_figures(one, roof_fraction(one, hardware), seconds),
+            *([_micro(beside_s)] if probed else []),
             str(one.verdict),
             *([one.kernel_note] if noted else []),
         )
-        for one, seconds in order
+        for one, seconds, beside_s in order
     ]
-    headers = ("case", "threads", "library", "kernel", "median us", "+-", "of roof", "predicted us", "verdict")
-    return Table((*headers, *(["of the kernel"] if noted else [])), rows, right=(1, 4, 5, 6, 7))
+    headers = ("case", "threads", "library", "kernel", "median us", "+-", "of roof", "predicted us")
+    more = (*(["with the memory beside it"] if probed else []), "verdict", *(["of the kernel"] if noted else []))
+    return Table((*headers, *more), rows, right=(1, 4, 5, 6, 7, *([8] if probed else [])))
+
+
+def _micro(seconds: float) -> str:
+    return significant(seconds / MICRO) if math.isfinite(seconds) else "-"
 
 
 def _print_reasons(run: Run) -> None:
@@ -221,7 +236,7 @@ def _place(one: Measurement) -> tuple[Any, ...]:
 
 def _figures(one: Measurement, roof: float | None, predicted_s: float) -> tuple[str, str, str, str]:
     """Return the cells of numbers; a row that is invalid shows no speed."""
-    predicted = significant(predicted_s / MICRO) if math.isfinite(predicted_s) else "-"
+    predicted = _micro(predicted_s)
     if one.summary is None or one.is_invalid:
         return "-", "-", "-", predicted
     return (

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from codesign.cost.arrays import FloatArray, as_floats
 from codesign.cost.deployment import Assignment, Deployment
-from codesign.cost.engine import HOST_HIGH_FACTOR, HOST_LOW_FACTOR, host_s, issued_step_s, step_kernel_count
+from codesign.cost.engine import HOST_HIGH_FACTOR, HOST_LOW_FACTOR, host_s, issued_step_s
 from codesign.cost.kernels import DATASHEET_GAIN_INTERVAL, KernelPrediction
 from codesign.cost.origin import Origin
 from codesign.cost.prediction import MATERIAL_FRACTION, TRUST, Prediction
@@ -203,9 +203,7 @@ def ratio_ends(before: KernelPrediction, after: KernelPrediction) -> tuple[Float
 
 
 def _host_s(deployment: Deployment, assignment: Assignment) -> float:
-    hardware = deployment.target.hardware
-    kernel_count = step_kernel_count(deployment.engine, hardware, assignment.groups, assignment.schemes)
-    return host_s(deployment.engine, hardware, kernel_count).value
+    return host_s(deployment.engine, deployment.target.hardware, assignment.groups, assignment.schemes).value
 
 
 def _origin(pairs: list[Pair], host_waits: bool) -> Origin:

@@ -3,6 +3,7 @@
 Measured on published results; see docs/scoreboard.md.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -16,6 +17,7 @@ from codesign.errors import InputError, did_you_mean
 from codesign.hardware.hardware import Hardware
 from codesign.model.groups import FusedGroup
 from codesign.schemes.scheme import Scheme
+from codesign.units import BITS_PER_BYTE
 
 # Kernels whose time on the host a quantized linear layer of a Python loop costs beside its multiplication: weight-only
 # layers unpack or reduce partial sums; layers with quantized activations cast, find scales, quantize, rescale and cast
@@ -31,6 +33,9 @@ HOST_S_PER_KERNEL = MappingProxyType({"server": 20.7e-6, "desktop": 8.3e-6})
 # A CPU is its own host: it issues a kernel, then works on it. Cycles of one core for each, from decode steps of tiny
 # Llama models in transformers 5.23 on a Zen 4 core: `scripts/host_cycles.py`.
 HOST_CYCLES_PER_KERNEL = 3.95e4
+# What is added to each where layers read more than the last-level cache holds, so that code and small tensors come
+# from memory again: half of it once a layer is as large as the cache. Same script, 8 to 128 MiB per layer, to 30 %.
+HOST_COLD_S_PER_KERNEL = 53e-6
 # Medians of the sources not fitted: 0.82 (Prem AI, A100) and 2.01 (a free notebook's T4) of the constant.
 HOST_LOW_FACTOR, HOST_HIGH_FACTOR = 0.82, 2.01
 
@@ -89,17 +94,6 @@ def host_kind(hardware: Hardware) -> str:
     return "desktop" if "GeForce" in hardware.title else "server"
 
 
-def step_kernel_count(
-    engine: EngineClass, hardware: Hardware, groups: Sequence[FusedGroup], schemes: Sequence[Scheme]
-) -> float:
-    """Return the kernels that the engine issues in one step; experts of an unfused loop run one after another."""
-    blocks = {group.block_index for group in groups if group.block_index is not None}
-    linear = sum(
-        linear_kernel_count(engine, hardware, group, scheme) for group, scheme in zip(groups, schemes, strict=True)
-    )
-    return linear + engine.other_kernels_per_block * len(blocks)
-
-
 def linear_kernel_count(engine: EngineClass, hardware: Hardware, group: FusedGroup, scheme: Scheme) -> float:
     """Return the kernels that the engine issues for the layers of one group; on CPUs one does a whole layer."""
     if group.experts is not None:
@@ -111,19 +105,61 @@ def linear_kernel_count(engine: EngineClass, hardware: Hardware, group: FusedGro
     return count * (1.0 + (WEIGHT_ONLY_KERNELS if scheme.weight_only else ACTIVATION_KERNELS))
 
 
-def host_s(engine: EngineClass, hardware: Hardware, kernel_count: float) -> Prediction:
-    """Return the host's time of a step, kernels times seconds per kernel."""
-    value = _issue_s(hardware) * kernel_count if engine.python_loop else 0.0
+def host_s(
+    engine: EngineClass, hardware: Hardware, groups: Sequence[FusedGroup], schemes: Sequence[Scheme]
+) -> Prediction:
+    """Return the host's time of a step: linear layers, and all other kernels."""
+    value = 0.0
+    if engine.python_loop:
+        value = other_host_s(engine, hardware, groups) + sum(
+            linear_host_s(engine, hardware, group, scheme, after)
+            for group, scheme, after in zip(groups, schemes, kernels_after(engine, groups), strict=True)
+        )
     return Prediction(value, value * HOST_LOW_FACTOR, value * HOST_HIGH_FACTOR, Origin.TRANSFERRED)
 
 
-def _issue_s(hardware: Hardware) -> float:
+def kernels_after(engine: EngineClass, groups: Sequence[FusedGroup]) -> list[float]:
+    """Return how many of a block's other kernels follow each group: as many after one as after the next."""
+    in_block = Counter(group.block_index for group in groups)
+    return [
+        0.0 if group.block_index is None else engine.other_kernels_per_block / in_block[group.block_index]
+        for group in groups
+    ]
+
+
+def linear_host_s(
+    engine: EngineClass, hardware: Hardware, group: FusedGroup, scheme: Scheme, kernels_after: float
+) -> float:
+    """Return the seconds to issue a group's layers, and what they add to the kernels after them by emptying caches."""
+    if not engine.python_loop:
+        return 0.0
+    count = linear_kernel_count(engine, hardware, group, scheme)
+    layer_bytes = group.weight_count * scheme.bits_per_weight / BITS_PER_BYTE / count
+    return issue_s(hardware) * count + _cold_s(hardware, layer_bytes) * (count + kernels_after)
+
+
+def other_host_s(engine: EngineClass, hardware: Hardware, groups: Sequence[FusedGroup]) -> float:
+    """Return the seconds to issue all kernels of a step but those of linear layers."""
+    blocks = {group.block_index for group in groups if group.block_index is not None}
+    return issue_s(hardware) * engine.other_kernels_per_block * len(blocks) if engine.python_loop else 0.0
+
+
+def issue_s(hardware: Hardware) -> float:
     """Return the seconds in which the host issues one kernel."""
     return (
         HOST_CYCLES_PER_KERNEL / hardware.boost_clock_hz
         if is_own_host(hardware)
         else HOST_S_PER_KERNEL[host_kind(hardware)]
     )
+
+
+def _cold_s(hardware: Hardware, layer_bytes: float) -> float:
+    """Return what a kernel takes longer after a layer of so many bytes; a GPU's host keeps its caches."""
+    if not is_own_host(hardware) or hardware.cache is None:
+        return 0.0
+    caches = min(hardware.cache.count, hardware.unit_count)
+    share = (layer_bytes / caches / hardware.cache.capacity_bytes) ** 2
+    return HOST_COLD_S_PER_KERNEL * share / (1.0 + share)
 
 
 def is_own_host(hardware: Hardware) -> bool:

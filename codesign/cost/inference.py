@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from codesign.cost.deployment import Assignment, Deployment
 from codesign.cost.energy import stage_energy_joule
-from codesign.cost.engine import host_s, host_wait, step_kernel_count
+from codesign.cost.engine import host_s, host_wait
 from codesign.cost.memory import MemoryNeed, largest_batch, largest_context, memory_need, total_weight_bytes
 from codesign.cost.money import usd_per_million_tokens
 from codesign.cost.prediction import Prediction, StageTime, add_predictions, add_stages
@@ -60,8 +60,7 @@ def step_parts(deployment: Deployment, assignment: Assignment, step: Step) -> di
     }
     issuing = deployment.engine
     if issuing.python_loop:
-        kernel_count = step_kernel_count(issuing, target.hardware, assignment.groups, assignment.schemes)
-        issued_s = host_s(issuing, target.hardware, kernel_count)
+        issued_s = host_s(issuing, target.hardware, assignment.groups, assignment.schemes)
         parts["host"] = host_wait(target.hardware, add_stages(parts.values()).seconds, issued_s)
     return parts
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from codesign.cost.arrays import FloatArray
 from codesign.cost.deployment import Assignment, Deployment
-from codesign.cost.engine import host_s, issued_step_s, step_kernel_count
+from codesign.cost.engine import host_s, issued_step_s
 from codesign.cost.step import (
     Step,
     attention_kernels,
@@ -66,8 +66,7 @@ def _cumulative_s(deployment: Deployment, assignment: Assignment, plan: Assignme
     device_s = busy_s + fixed_s + np.cumsum([total_stage(kernels).seconds.value for kernels in rest])
     steps_s = [nominal_s[some].sum(), nominal_s.sum(), stored_s.sum(), busy_s, busy_s + fixed_s, *device_s]
     if deployment.engine.python_loop:
-        kernel_count = step_kernel_count(deployment.engine, target.hardware, assignment.groups, assignment.schemes)
-        issued_s = host_s(deployment.engine, target.hardware, kernel_count).value
+        issued_s = host_s(deployment.engine, target.hardware, assignment.groups, assignment.schemes).value
         steps_s.append(float(issued_step_s(target.hardware, device_s[-1], issued_s)))
     return np.array(steps_s)
 

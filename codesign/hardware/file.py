@@ -241,9 +241,13 @@ def _by_threads(memory: Section, facts: _Facts) -> dict[int, float]:
 
 
 def _cache(section: Section, facts: _Facts) -> Cache:
-    section.check_keys(("name", "capacity_mib"), ("bandwidth_gb_per_s",))
-    capacity_bytes = facts.number(section, "capacity_mib")
-    return Cache(section.text("name"), capacity_bytes, facts.optional(section, "bandwidth_gb_per_s"))
+    section.check_keys(("name", "capacity_mib"), ("bandwidth_gb_per_s", "count"))
+    return Cache(
+        name=section.text("name"),
+        capacity_bytes=facts.number(section, "capacity_mib"),
+        bandwidth_bytes_per_s=facts.optional(section, "bandwidth_gb_per_s"),
+        count=section.integer("count", 1, 1024) if "count" in section else 1,
+    )
 
 
 def _link(section: Section, facts: _Facts) -> Link:

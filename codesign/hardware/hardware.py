@@ -40,11 +40,12 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """The last-level cache shared by all units."""
+    """The last-level cache shared by all units, or one of `count` that each serve their part of them."""
 
     name: str
     capacity_bytes: float
     bandwidth_bytes_per_s: float | None = None
+    count: int = 1
 
 
 @dataclass(frozen=True, slots=True)

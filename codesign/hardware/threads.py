@@ -26,7 +26,8 @@ def with_threads(hardware: Hardware, thread_count: int) -> Hardware:
 
 def with_bandwidth(hardware: Hardware, bytes_per_s: float) -> Hardware:
     """Return a machine whose memory gives so many bytes per second, as measured beside a kernel on a shared host."""
-    return replace(hardware, memory=replace(hardware.memory, bandwidth_bytes_per_s=bytes_per_s, sustained_fraction=1.0))
+    memory = replace(hardware.memory, thread_bytes_per_s=MappingProxyType({}), sustained_fraction=1.0)
+    return replace(hardware, memory=replace(memory, bandwidth_bytes_per_s=bytes_per_s))
 
 
 def _memory_of(memory: Memory, thread_count: int) -> Memory:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from codesign.cost.arrays import FloatArray, as_floats
 from codesign.cost.deployment import Assignment, Deployment, group_problem
 from codesign.cost.energy import kernel_energy_joule, stage_energy_joule
-from codesign.cost.engine import host_s, issued_step_s, linear_kernel_count
+from codesign.cost.engine import issued_step_s, kernels_after, linear_host_s, other_host_s
 from codesign.cost.memory import embedding_bytes as input_embedding_bytes
 from codesign.cost.memory import fixed_weight_bytes, group_bytes, kv_bytes, memory_need
 from codesign.cost.prediction import StageTime
@@ -158,12 +158,11 @@ class _Issue:
 
 def _issued_s(deployment: Deployment, costs: Costs) -> _Issue:
     engine, hardware = deployment.engine, deployment.target.hardware
-    each_s = host_s(engine, hardware, 1.0).value
-    counts = [
-        [linear_kernel_count(engine, hardware, group, s) for s in costs.choices.schemes] for group in costs.groups
+    by_group = [
+        [linear_host_s(engine, hardware, group, scheme, after) for scheme in costs.choices.schemes]
+        for group, after in zip(costs.groups, kernels_after(engine, costs.groups), strict=True)
     ]
-    other_s = each_s * engine.other_kernels_per_block * len(deployment.model.blocks)
-    return _Issue(hardware, each_s * np.array(counts), other_s)
+    return _Issue(hardware, np.array(by_group), other_host_s(engine, hardware, costs.groups))
 
 
 def _time_terms(times: Sequence[GroupTimes], kv: Sequence[StageTime], other: StageTime, issue: "_Issue") -> Terms:

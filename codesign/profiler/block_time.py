@@ -15,7 +15,7 @@ from codesign.cost.target import Target
 from codesign.cost.workload import Workload
 from codesign.errors import CodesignError
 from codesign.hardware.hardware import Hardware
-from codesign.hardware.threads import with_threads
+from codesign.hardware.threads import with_bandwidth, with_threads
 from codesign.model.groups import fused_groups
 from codesign.model.layers import Attention, Block, Layer, Model, Role
 from codesign.profiler.blocks import ATTENTIONS
@@ -32,13 +32,22 @@ KERNEL_SEPARATOR = "+"  # a kernel of blocks is named after its multiplication, 
 
 
 def predict_blocks(
-    case: BlockCase, hardware: Hardware, library: str, kernel: str, sheets: tuple[KernelSheet, ...] = ()
+    case: BlockCase,
+    hardware: Hardware,
+    library: str,
+    kernel: str,
+    sheets: tuple[KernelSheet, ...] = (),
+    memory_bytes_per_s: float | None = None,
 ) -> Prediction:
-    """Return the time of the step; CodesignError where the library or the scheme is not known to be here."""
+    """Return the time of the step; CodesignError where the library or the scheme is not known to be here.
+
+    `memory_bytes_per_s` is what a shared host's memory gave meanwhile, where that is known.
+    """
     model, scheme = _model(case), parse_scheme(case.scheme)
     multiplication, _, attention = kernel.partition(KERNEL_SEPARATOR)
+    machine = with_threads(hardware, case.threads) if hardware.kind == "cpu" else hardware
     target = Target(
-        with_threads(hardware, case.threads) if hardware.kind == "cpu" else hardware,
+        machine if memory_bytes_per_s is None else with_bandwidth(machine, memory_bytes_per_s),
         library_of(library, hardware).name,
         sheets=sheets,
         kernel=multiplication,

@@ -1,5 +1,6 @@
 """What a plan will cost in time and memory, and what its rows could reach: rough figures from the profile's roofs."""
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -7,11 +8,13 @@ import numpy as np
 
 from codesign.cost.table import predict_table
 from codesign.cost.table_file import kernel_columns
+from codesign.errors import CodesignError
 from codesign.hardware.file import load_hardware
 from codesign.hardware.hardware import Hardware
-from codesign.profiler.block_time import PREDICTED
+from codesign.profiler.block_time import PREDICTED, predict_blocks
 from codesign.profiler.candidates import Entry, RunPlan, need_bytes, stored_bytes
 from codesign.profiler.export import frame_of
+from codesign.profiler.kernel import BlockCase
 from codesign.profiler.records import ForeignCase, Measurement, ServingCase
 from codesign.profiler.run_folder import HARDWARE, Run
 from codesign.profiler.timing import Rule
@@ -67,6 +70,22 @@ def predicted_seconds(run: Run) -> "FloatArray":
     if "op" not in frame.columns:
         return noted
     return np.where(np.isnan(noted), predict_table(kernel_columns(frame)).predicted_s, noted)
+
+
+def predicted_beside_seconds(run: Run) -> "FloatArray":
+    """Return what is predicted of each step with the memory that was measured beside it, NaN for all other rows."""
+    hardware = run_hardware(run)
+    return np.array([_beside_s(one, hardware) for one in run.measurements], dtype=np.float64)
+
+
+def _beside_s(one: Measurement, hardware: Hardware) -> float:
+    if not isinstance(one.case, BlockCase) or one.memory_gb_per_s is None:
+        return math.nan
+    try:
+        bytes_per_s = one.memory_gb_per_s * GIGA
+        return predict_blocks(one.case, hardware, one.library, one.kernel, memory_bytes_per_s=bytes_per_s).value
+    except CodesignError:
+        return math.nan
 
 
 def roof_fraction(one: Measurement, hardware: Hardware) -> float | None:

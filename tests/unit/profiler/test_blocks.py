@@ -206,6 +206,22 @@ def test_two_llama_blocks_are_predicted_near_the_time_of_reading_them():
     assert roof_s < predict_blocks(case, HARDWARE, "torch", "linear+sdpa").value < 2.5 * roof_s
 
 
+@pytest.mark.parametrize("kernel", ["w8a8_gemm+kv_attention", "w4a8_gemm+sdpa"])
+def test_a_step_on_a_slower_memory_takes_longer_by_what_it_streams(kernel):
+    """On a machine with measured threads, whose sheets hold their rates as shares of what memory gives."""
+    case = BlockCase(
+        "llama-2-7b", BlockSizes(4096, 32, 32, 128, 11008), "W8A8", "bf16", 2, 1, 1024, "decode", threads=1
+    )
+    case = replace(case, scheme="W8A8" if kernel.startswith("w8") else "W4A8-g128")
+    machine = load_hardware("zen4-2-core")
+    stated_s, half_s = (
+        predict_blocks(case, machine, "codesign", kernel, memory_bytes_per_s=share * 33e9).value for share in (1.0, 0.5)
+    )
+    assert predict_blocks(case, machine, "codesign", kernel).value == pytest.approx(stated_s, rel=0.02)
+    stored_s = stored_bytes(case) / 33e9
+    assert 0.9 * stored_s < half_s - stated_s < 1.5 * stored_s
+
+
 def test_a_library_that_codesign_cannot_predict_leaves_a_reason():
     notes = prediction_notes(lambda: predict_blocks(DECODE, HARDWARE, "no-such-library", "linear+sdpa"))
     assert notes["predicted_s"] is None
