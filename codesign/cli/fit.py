@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     help="Kernel library, with a version where there are several; else a sheet for each in the table.",
 )
 @click.option(
+    "-o",
     "--out",
     metavar="FILE|FOLDER",
     help="Write here, without --library into this folder; else <machine>.<library>.yaml in the current folder.",

@@ -84,7 +84,7 @@ def budget_options(function: Any) -> Any:
 @click.option("--allow-unknown-quality", is_flag=True, help="Also consider schemes whose loss nobody measured.")
 @sheet_option
 @click.option("--pareto", metavar="A,B", help="Also the front between two criteria, such as tpot,quality.")
-@click.option("--out", metavar="FILE", help="Write the plan as JSON.")
+@click.option("-o", "--out", metavar="FILE", help="Write the plan as JSON.")
 @click.option("--html", metavar="FILE", help="Write one offline page.")
 @click.option("--layers", is_flag=True, help="List every fused group instead of merging equal blocks.")
 @json_option

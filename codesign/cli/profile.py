@@ -37,7 +37,7 @@ Positive = click.FloatRange(0.0, min_open=True, max=86400.0)
 @click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True, help="Of inputs and order.")
 @click.option("--soak", type=Positive, metavar="SECONDS", help="Load each case alone so long, and show how it changes.")
 @click.option("--budget-s", type=Positive, default=15.0, show_default=True, help="Longest sampling of one case.")
-@click.option("-o", "--output", "folder", metavar="RUN", help="Run directory; one of the same settings is resumed.")
+@click.option("-o", "--out", "folder", metavar="RUN", help="Run directory; one of the same settings is resumed.")
 @click.option("--dry-run", is_flag=True, help="Say what would be measured, how long it takes and what memory it needs.")
 @procedure_options
 @step_options

@@ -39,7 +39,7 @@ def show(runs: tuple[str, ...], salvage: bool, as_json: bool) -> None:
 
 @command.command(epilog="Example: codesign records merge run1 run2 -o run", context_settings=HELP)
 @runs_argument
-@click.option("-o", "--output", "folder", required=True, metavar="RUN", help="The new run directory.")
+@click.option("-o", "--out", "folder", required=True, metavar="RUN", help="The new run directory.")
 def merge(runs: tuple[str, ...], salvage: bool, folder: str) -> None:
     """Put runs of one machine and one set of conditions into a new run; the newest of a case counts."""
     from codesign.cli.output import print_line
@@ -52,7 +52,7 @@ def merge(runs: tuple[str, ...], salvage: bool, folder: str) -> None:
 
 @command.command(epilog="Example: codesign records export run -o measured.csv", context_settings=HELP)
 @runs_argument
-@click.option("-o", "--output", "target", metavar="FILE", help="CSV or Parquet by the ending; else standard output.")
+@click.option("-o", "--out", "target", metavar="FILE", help="CSV or Parquet by the ending; else standard output.")
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 def export(runs: tuple[str, ...], salvage: bool, target: str | None, force: bool) -> None:
     """Write all rows in the columns of measured tables, with their verdicts."""
@@ -71,7 +71,7 @@ def export(runs: tuple[str, ...], salvage: bool, target: str | None, force: bool
 @click.argument("source", metavar="FILE")
 @click.option("--format", "format_", required=True, type=click.Choice(sorted(FORMATS)), help="The tool that wrote it.")
 @click.option("--hw", "--hardware", "hw", required=True, metavar="NAME|FILE", help="The machine that was measured.")
-@click.option("-o", "--output", "folder", required=True, metavar="RUN", help="The new run directory.")
+@click.option("-o", "--out", "folder", required=True, metavar="RUN", help="The new run directory.")
 def import_(source: str, format_: str, hw: str, folder: str) -> None:
     """Turn the results of another tool into a run, with the conditions that they state.
 
