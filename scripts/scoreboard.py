@@ -216,7 +216,7 @@ def serving_section() -> str:
         "One constant per library is fitted to these runs for the time per token and three for the first token; the",
         "kernels' times are predicted. *Left out* predicts a model at a prompt length from the runs of the others.",
         "aiconfigurator 0.12 with its tables, on 931 runs on H100 and H200: TPOT 20 %, TTFT 51 % mean error; goals",
-        "10 % and 25 %.",
+        "10 % and 25 %. Simulated servers, and sizes beside those that aiconfigurator and Vidur publish: capacity.md.",
         "",
         markdown_row(("figure", "model", "library", "runs", "left out", "mean", "median", "90 %", "bias", "inside")),
         markdown_row("---" for _ in range(10)),
