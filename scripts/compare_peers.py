@@ -2,7 +2,8 @@
 
     python scripts/compare_peers.py
 
-The question there: prompts of 4,000 tokens, 500 new ones, first token within 300 ms, 10 ms per token, FP8, TensorRT-LLM.
+The question there: prompts of 4,000 tokens, 500 new ones, first token within 300 ms, 10 ms per token, in FP8 with
+TensorRT-LLM.
 The rows are servers of four devices that read prompts and decode on all of them ("agg Top Configurations").
 Source: ai-dynamo/aiconfigurator, README.md, run of 2025-10-03.
 """
@@ -16,8 +17,8 @@ from codesign.cost.table_file import predict_servers, write_table
 
 GPUS = 4
 THEIRS = pd.DataFrame(
-    [(20, 478.57, 107.58, 197.85), (16, 429.39, 122.54, 197.57), (14, 398.29, 131.04, 197.41), (13, 377.31, 133.32, 190.10),
-     (11, 339.51, 143.14, 189.94)],
+    [(20, 478.57, 107.58, 197.85), (16, 429.39, 122.54, 197.57), (14, 398.29, 131.04, 197.41),
+     (13, 377.31, 133.32, 190.10), (11, 339.51, 143.14, 189.94)],
     columns=["concurrency", "tokens_per_s_per_gpu", "tokens_per_s_per_user", "ttft_ms"],
 )  # fmt: skip
 
