@@ -36,8 +36,8 @@ class GptqOptions:
     `damping` is added to the diagonal as a fraction of its mean, ten times more until the matrix can be factored.
     With `act_order` columns go by falling importance and scales are those of the original groups, so that nothing about
     the order is stored; without it each group's scales are chosen when it is reached, errors made up for included.
-    `clip` chooses scales for the least squared error instead of the extremes. Errors of `block` columns are passed on
-    to each other one by one, to all others by products of matrices.
+    `clip` chooses scales for the least error, each column counting as in the error that is left in the end, instead of
+    the extremes. Errors of `block` columns are passed on one by one, to all other columns by products of matrices.
     """
 
     damping: float = 0.01
@@ -64,6 +64,15 @@ class InverseFactor:
     upper: "Tensor"
     order: "Tensor"
     damping: float
+
+    @property
+    def importance(self) -> "Tensor":
+        """Return [k] by what an error of each column squared counts once the columns after it made up for it."""
+        import torch
+
+        restored = torch.empty_like(self.upper[0])
+        restored[self.order] = self.upper.diagonal() ** -2
+        return restored
 
 
 def gptq(w: "Tensor", hessian: "Tensor", scheme: Scheme, options: GptqOptions | None = None) -> GptqResult:
@@ -104,7 +113,7 @@ class _Pair:
 
 
 def _rounded(w: "Tensor", factor: InverseFactor, scheme: Scheme, options: GptqOptions) -> _Pair:
-    nearest = quantize_weight(w, scheme, scales=_scales(w, scheme, options))
+    nearest = quantize_weight(w, scheme, scales=_scales(w, factor, scheme, options))
     return _Pair(_compensated(w, factor, nearest, options), nearest)
 
 
@@ -150,12 +159,12 @@ def _check(w: "Tensor", hessian: "Tensor", scheme: Scheme) -> None:
         )
 
 
-def _scales(w: "Tensor", scheme: Scheme, options: GptqOptions) -> Scales:
+def _scales(w: "Tensor", factor: InverseFactor, scheme: Scheme, options: GptqOptions) -> Scales:
     """Return the scales of the original weights."""
     weights = scheme.weights
     matrix, tile = stored_matrix(w, weights), tile_of(weights, *w.shape)
     if options.clip:
-        return least_error_scales(matrix, weights, tile)
+        return least_error_scales(matrix, weights, tile, stored_matrix(factor.importance.expand(w.shape), weights))
     return nearest_scales(in_tiles(matrix.float(), tile), weights, scale_dtype(weights, w))
 
 
@@ -218,7 +227,7 @@ class _Sweep:
         self._codec = codec_of(scheme.weights)
         static = options.act_order or needs_whole_matrix(scheme.weights) or self._tile.rows > 1
         self._group = None if static or self._tile.columns >= k else self._tile.columns
-        self._order, self._upper = factor.order, factor.upper
+        self._order, self._upper, self._importance = factor.order, factor.upper, factor.importance
         self._rows = w.float().T[factor.order].contiguous()
         self._errors = torch.empty_like(self._rows)
         self._codes = torch.empty((k, n), dtype=nearest.codes.dtype, device=w.device)
@@ -268,7 +277,7 @@ class _Sweep:
         part = self._rows[first:last].T.contiguous().to(self._dtype)
         tile = Tile(1, part.shape[1])
         if self._options.clip:
-            scales = least_error_scales(part, self._scheme.weights, tile)
+            scales = least_error_scales(part, self._scheme.weights, tile, self._importance[first:last])
         else:
             dtype = scale_dtype(self._scheme.weights, part)
             scales = nearest_scales(in_tiles(part.float(), tile), self._scheme.weights, dtype)

@@ -218,12 +218,12 @@ def least_error_scales(
 ) -> Scales:
     """Return for every tile the scales, of ranges shrunk (and widened) step by step, with the least squared error.
 
-    `importance` [k] weighs the columns. The scale above, where there is one, is that of the whole range.
+    `importance`, [k] or as the matrix, weighs errors. The scale above, where there is one, is that of the whole range.
     """
     import torch
 
     tiles = in_tiles(matrix.float(), tile)
-    weight = None if importance is None else in_tiles(importance.float()[None].expand(len(matrix), -1), tile)
+    weight = None if importance is None else in_tiles(importance.float().expand(matrix.shape), tile)
     dtype, codec = scale_dtype(weights, matrix), codec_of(weights)
     best = nearest_scales(tiles, weights, dtype)
     if isinstance(codec, Levels) and weights.super_group_size:

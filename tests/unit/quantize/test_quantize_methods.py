@@ -82,6 +82,19 @@ def test_the_last_of_two_columns_makes_up_for_the_first_as_well_as_any_code_can(
     assert torch.allclose(hessian_error(result.weight.dequantize() - w, hessian), best, rtol=1e-4)
 
 
+@pytest.mark.parametrize("act_order", [True, False])
+def test_gptq_does_not_clip_weights_that_meet_massive_inputs(act_order):
+    """A few channels of LLMs are hundreds of times larger: least squared errors of weights alone would clip those."""
+    x, w = random(512, 256), random(64, 256, seed=1)
+    x[:, ::64] *= 300.0
+    w[:, ::64] *= 2.0
+    clipped, whole = (
+        gptq(w, x.T @ x, parse_scheme("W4A16-g64"), GptqOptions(act_order=act_order, clip=clip)).error
+        for clip in (True, False)
+    )
+    assert clipped < whole
+
+
 def test_gptq_handles_a_ragged_last_group_and_dead_inputs():
     w, x = random(8, 100), correlated_inputs(300, 100)
     x[:, [0, 50]] = 0
