@@ -116,16 +116,19 @@ def _question(given: dict[str, Any], catalog: "Catalog", kind: str) -> "Question
 
     if not given["model"] and not given["shapes"]:
         raise click.UsageError("Name what to measure: --model NAME or --shapes NxK is missing.")
-    if given["attention"] and not given["model"]:
-        raise click.UsageError("--attention needs --model, whose heads it takes.")
+    for option in ("attention", "prompt"):
+        if given[option] and not given["model"]:
+            raise click.UsageError(f"--{option} needs --model, whose heads it takes.")
     blocks = block_question(given)
     model = load_model_and_warn(given["model"]) if given["model"] and blocks is None else None
-    tokens = integer_list(given["attention"], "--attention") if given["attention"] else ()
+    tokens, prompts = (
+        integer_list(given[name], f"--{name}") if given[name] else () for name in ("attention", "prompt")
+    )
     own_threads = core_count() if kind == "cpu" else 1
     named = parse_shapes(given["shapes"])
     return Question(
         shapes=named or (model_shapes(model) if model else ()),
-        attentions=model_attentions(model, tokens) if model else (),
+        attentions=model_attentions(model, tokens, prompts) if model else (),
         batches=integer_list(given["batch"], "--batch"),
         threads=integer_list(given["threads"], "--threads") if given["threads"] else (own_threads,),
         libraries=choose_libraries(catalog, given["libraries"]),

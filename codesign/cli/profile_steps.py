@@ -30,7 +30,7 @@ def step_options(function: F) -> F:
     function = click.option("--generate", is_flag=True, help=text)(function)
     text = f"KV formats of --blocks; else {DEFAULT_KV}."
     function = click.option("--kv", default="", metavar="A,B", help=text)(function)
-    text = "Prompt tokens: a prefill of so many with --blocks, the prompt of --generate."
+    text = "Prompt tokens: of attention, with --blocks of steps that prefill, with --generate of its prompt."
     function = click.option("--prompt", default="", metavar="TOKENS,..", help=text)(function)
     text = f"Tokens that a decode step of --blocks attends to; else {DEFAULT_CONTEXT}."
     function = click.option("--context", default="", metavar="TOKENS,..", help=text)(function)

@@ -33,7 +33,8 @@ def case_text(case: AnyCase) -> str:
         return f"{case.scheme} {case.m}x{case.n}x{case.k}"
     if isinstance(case, AttentionCase):
         heads = f"{case.heads}/{case.kv_heads}x{case.head_dim}"
-        return f"attention {case.kv_format} {case.batch}x{heads}, {case.kv_tokens} tokens"
+        new = "" if case.q_tokens == 1 else f", {case.q_tokens} new"
+        return f"attention {case.kv_format} {case.batch}x{heads}, {case.kv_tokens} tokens{new}"
     if isinstance(case, BlockCase):
         return (
             f"{case.scheme} {case.blocks} blocks of {case.model}, {case.phase} x {case.batch}, "

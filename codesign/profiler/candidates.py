@@ -50,12 +50,13 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class AttentionShape:
-    """Heads of one attention and how many tokens are cached."""
+    """Heads of one attention, how many tokens are cached, and how many of them are new: one in decode."""
 
     heads: int
     kv_heads: int
     head_dim: int
     kv_tokens: int
+    q_tokens: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +146,17 @@ def model_shapes(model: Model) -> tuple[Shape, ...]:
     return tuple(dict.fromkeys(shapes))
 
 
-def model_attentions(model: Model, kv_tokens: tuple[int, ...]) -> tuple[AttentionShape, ...]:
-    """Return the distinct softmax attentions of a model at so many cached tokens; latent ones are left out."""
+def model_attentions(
+    model: Model, kv_tokens: tuple[int, ...], prompts: tuple[int, ...] = ()
+) -> tuple[AttentionShape, ...]:
+    """Return a model's distinct softmax attentions of decode at so many cached tokens, and of so many prompt tokens.
+
+    Latent ones are left out.
+    """
     found = (block.attention for block in model.blocks)
     kinds = dict.fromkeys((one.heads, one.kv_heads, one.head_dim) for one in found if isinstance(one, Attention))
-    return tuple(AttentionShape(*kind, tokens) for kind in kinds for tokens in kv_tokens)
+    lengths = [(tokens, 1) for tokens in kv_tokens] + [(tokens, tokens) for tokens in prompts]
+    return tuple(AttentionShape(*kind, *length) for kind in kinds for length in lengths)
 
 
 def parse_shapes(text: str) -> tuple[Shape, ...]:
@@ -222,7 +229,7 @@ def _cases(question: Question) -> Iterator[RunnableCase]:
                 yield GemmCase("", m, shape.n, shape.k, threads, question.cache, question.seed)
         for one in question.attentions:
             for batch in question.batches:
-                sizes = (batch, one.heads, one.kv_heads, one.head_dim, 1, one.kv_tokens)
+                sizes = (batch, one.heads, one.kv_heads, one.head_dim, one.q_tokens, one.kv_tokens)
                 yield AttentionCase("", *sizes, threads, question.cache, question.seed)
 
 

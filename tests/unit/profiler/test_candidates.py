@@ -73,6 +73,11 @@ def test_experts_and_routers_are_among_the_shapes_of_a_mixture():
 def test_attentions_are_those_of_the_model_at_each_length():
     found = model_attentions(load_model("llama-3-8b"), (1024, 4096))
     assert found == (AttentionShape(32, 8, 128, 1024), AttentionShape(32, 8, 128, 4096))
+
+
+def test_attention_of_a_prompt_has_as_many_new_tokens_as_the_prompt():
+    found = model_attentions(load_model("llama-3.1-8b"), (1024,), (128,))
+    assert found == (AttentionShape(32, 8, 128, 1024), AttentionShape(32, 8, 128, 128, 128))
     assert model_attentions(load_model("deepseek-v3"), (1024,)) == ()
 
 
