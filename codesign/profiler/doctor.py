@@ -213,6 +213,7 @@ def _library_findings() -> list[Finding]:
             _finding("libraries", "adapters", absent(str(error).rstrip(".")), "measuring kernels", "reinstall codesign")
         ]
     return [
-        _finding("libraries", one.name, Reading(one.version, one.reason), f"kernels of {one.name}", NO_FIX)
+        _finding("libraries", name, Reading(one.version, one.reason), f"kernels of {name}", NO_FIX)
         for one in states
+        for name in (one.name if one.device == "cpu" else f"{one.name} on GPUs",)
     ]

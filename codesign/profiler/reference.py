@@ -15,7 +15,7 @@ from codesign.schemes.catalog import parse_scheme
 
 _BLOCK_ROWS = 256
 # Schemes whose weights are rounded as some kernels round activations.
-_INT8, _E4M3 = parse_scheme("W8A8"), parse_scheme("FP8")
+_INT8, _E4M3, _E4M3_CHANNEL = parse_scheme("W8A8"), parse_scheme("FP8"), parse_scheme("FP8-channel")
 
 
 def rounded(values: Float32, precision: str) -> Float32:
@@ -100,6 +100,9 @@ ROUNDINGS: Mapping[str, Callable[[Float32], Exact]] = MappingProxyType(
         "int8 per tensor": lambda x: quantize_tensor_int8(x).dequantized(),
         "uint8 per tensor": lambda x: quantize_tensor_uint8(x).dequantized(),
         "e4m3 per tensor": lambda x: quantize(x, _E4M3).dequantized(),
+        "e4m3 per tensor, bf16 scale": lambda x: quantize(x, _E4M3, "bf16").dequantized(),
+        "e4m3 per token": lambda x: quantize(x, _E4M3_CHANNEL).dequantized(),
+        "e4m3 per token, bf16 scale": lambda x: quantize(x, _E4M3_CHANNEL, "bf16").dequantized(),
     }
 )
 

@@ -16,7 +16,7 @@ from codesign.profiler.reading import Reading, absent
 
 PACKAGES = (
     "numpy", "torch", "torchao", "onnxruntime", "openvino", "bitsandbytes", "zentorch", "transformers",
-    "nvidia-ml-py", "nvtx", "triton",
+    "nvidia-ml-py", "nvtx", "triton", "gemlite", "vllm", "flash-attn", "flashinfer-python",
 )  # fmt: skip
 VARIABLES = (
     "OMP_NUM_THREADS", "OMP_PROC_BIND", "OMP_PLACES", "OMP_WAIT_POLICY", "GOMP_CPU_AFFINITY", "KMP_AFFINITY",

@@ -207,7 +207,8 @@ _TORCH = Library(
         Kernels(("W8A8", "W8A8-static"), _X86, "PyTorch linear_dynamic and onednn.qlinear, measured on Zen 4"),
         Kernels(("W8A8", "W8A8-static"), _ARM, "PyTorch quantized engines on Arm"),
         Kernels(("W4A8", "W4A8-g32"), _ARM, "PyTorch _dyn_quant_matmul_4bit through KleidiAI (pull request 158250)"),
-        Kernels(("FP8", "FP8-channel"), _nvidia((8, 9)), "PyTorch _scaled_mm from compute capability 8.9"),
+        Kernels(("FP8", "FP8-dynamic", "FP8-channel"), _nvidia((8, 9)),
+                "PyTorch _scaled_mm from compute capability 8.9; torchao float8 dynamic"),
         Kernels(("FP8", "FP8-channel"), _AMD, "PyTorch _scaled_mm on MI300"),
         Kernels(("NVFP4", "MXFP8", "MXFP4"), _nvidia((10, 0)), "torchao docs, workflows/inference.md: B200"),
         Kernels(_BITSANDBYTES, _nvidia((7, 5)), "bitsandbytes 0.50 notes: fused 4-bit GEMM, Turing to Blackwell"),
@@ -285,6 +286,7 @@ _BITSANDBYTES_CPU = Library(
         Kernels(_FLOATS, _CPU, "layers that bitsandbytes leaves alone run in PyTorch"),
         Kernels(_BITSANDBYTES, _X86, _PROFILED),
         Kernels(_BITSANDBYTES, _nvidia((7, 5)), "bitsandbytes 0.50 notes: fused 4-bit GEMM, Turing to Blackwell"),
+        Kernels(("W8A8",), _nvidia((7, 5)), "bitsandbytes 0.50, backends/cuda/ops.py: LLM.int8 without outlier columns"),
         Kernels(_FLOATS, _GPU, "layers that bitsandbytes leaves alone run in PyTorch"),
     ),
     refusals=(),
@@ -308,6 +310,22 @@ _ZENTORCH = Library(
 
 # On CPUs torchao's configurations call other functions of PyTorch than its own packed products: times of its own.
 _TORCHAO = replace(_TORCH, name="torchao", title="torchao on PyTorch")
+
+_GEMLITE = replace(
+    _TORCH, name="gemlite", title="PyTorch with gemlite",
+    kernels=(
+        Kernels(_FLOATS, _NVIDIA, "layers that gemlite leaves alone run in PyTorch"),
+        Kernels(("W4A16-g32", "W4A16-g64", "W4A16-g128", "W8A16", "W8A8"), _nvidia((7, 5)), "gemlite 0.6, helper.py"),
+        Kernels(("FP8-channel",), _nvidia((8, 9)), "gemlite 0.6, helper.py: A8W8_FP8_dynamic"),
+    ),
+    candidates=((_ANYWHERE, ("W8A16", "W8A8", "FP8-channel", "W4A16-g128", "W4A16-g32")),),
+    quantizes_head=False, source="gemlite 0.6, helper.py: patch_model skips lm_head; embeddings are no Linear",
+)  # fmt: skip
+_FLASH_ATTN, _FLASHINFER = (
+    replace(_TORCH, name=name, title=f"PyTorch with {title} attention", refusals=(), candidates=(),
+            kernels=(Kernels(_FLOATS, _nvidia(least), f"{title} attends, layers run in PyTorch in 16 bits"),))
+    for name, title, least in (("flash-attn", "FlashAttention", (8, 0)), ("flashinfer", "FlashInfer", (7, 5)))
+)  # fmt: skip
 
 _CODESIGN = Library(
     "codesign", "kernels of this project",
@@ -344,7 +362,7 @@ LIBRARIES: Mapping[str, Library] = MappingProxyType(
         library.name: library
         for library in (
             _VLLM, _TRTLLM, _SGLANG, _TORCH, _LLAMA_CPP, _ONNXRUNTIME, _OPENVINO, _BITSANDBYTES_CPU, _ZENTORCH,
-            _TORCHAO, _CODESIGN, _LITERT,
+            _TORCHAO, _GEMLITE, _FLASH_ATTN, _FLASHINFER, _CODESIGN, _LITERT,
         )
     }
 )  # fmt: skip

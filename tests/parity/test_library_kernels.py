@@ -15,7 +15,7 @@ pytest.importorskip("torch", reason="outputs are checked against plain PyTorch")
 GEMM_SHAPES = ((1, 64, 128), (4, 100, 96), (33, 48, 256), (4, 64, 576), (33, 96, 384), (1, 96, 4096))
 ATTENTION_SHAPES = ((1, 70), (1, 1), (33, 33), (4, 50))  # new tokens, cached tokens
 KERNELS = [kernel for library in LIBRARIES for kernel in kernels_of(library)]
-MISSING = {library.name: state_of(library).reason for library in LIBRARIES}
+MISSING = {(library.name, library.device): state_of(library).reason for library in LIBRARIES}
 
 
 def cases(kernel) -> list:
@@ -24,10 +24,10 @@ def cases(kernel) -> list:
     return [GemmCase(kernel.scheme, *shape) for shape in GEMM_SHAPES]
 
 
-@pytest.mark.parametrize("kernel", KERNELS, ids=lambda one: f"{one.library}-{one.name}-{one.scheme}")
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda one: f"{one.library}-{one.name}-{one.scheme}-{one.device}")
 def test_the_kernel_computes_its_scheme(kernel):
-    if MISSING[kernel.library]:
-        pytest.skip(MISSING[kernel.library])
+    if MISSING[kernel.library, kernel.device]:
+        pytest.skip(MISSING[kernel.library, kernel.device])
     refusals = [kernel.refuses(case) for case in cases(kernel)]
     if all(refusals):
         pytest.skip(refusals[0])
@@ -47,10 +47,10 @@ def checked(kernel, case) -> None:
         assert print_.achieved == print_.requested, f"{case}: {print_}"
 
 
-@pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.name)
+@pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: f"{library.name}-{library.device}")
 def test_two_threads_compute_the_same(library):
-    if MISSING[library.name]:
-        pytest.skip(MISSING[library.name])
+    if MISSING[library.name, library.device]:
+        pytest.skip(MISSING[library.name, library.device])
     case = GemmCase("", 33, 96, 384, threads=2)
     gemms = [kernel for kernel in kernels_of(library) if kernel.scheme not in KV_FORMATS]
     able = [kernel for kernel in gemms if kernel.refuses(case) is None]
@@ -60,11 +60,11 @@ def test_two_threads_compute_the_same(library):
     assert check_output(prepared, case).passed
 
 
-@pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.name)
+@pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: f"{library.name}-{library.device}")
 def test_a_case_after_others_is_not_mistaken_for_them(library):
     """Libraries that remember weights by their address must not meet another matrix there."""
-    if MISSING[library.name]:
-        pytest.skip(MISSING[library.name])
+    if MISSING[library.name, library.device]:
+        pytest.skip(MISSING[library.name, library.device])
     shapes = ((1, 96, 4096), (1, 64, 128), (4, 512, 1024), (1, 96, 4096))
     for kernel in kernels_of(library)[-6:]:
         for case in (GemmCase(kernel.scheme, *shape, seed=seed) for seed, shape in enumerate(shapes)):

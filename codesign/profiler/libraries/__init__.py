@@ -3,6 +3,10 @@
 from codesign.profiler.kernel import Kernel, LibraryState
 from codesign.profiler.libraries import (
     bitsandbytes,
+    bitsandbytes_gpu,
+    flash_attn,
+    flashinfer,
+    gemlite,
     llama_cpp,
     onnxruntime,
     openvino,
@@ -11,6 +15,8 @@ from codesign.profiler.libraries import (
     torch_cpu,
     torch_gpu,
     torchao,
+    torchao_gpu,
+    vllm,
     zentorch,
 )
 from codesign.profiler.libraries.adapter import Library, kernels_of, state_of
@@ -24,7 +30,16 @@ CPU_LIBRARIES: tuple[Library, ...] = (
     zentorch.LIBRARY,
     torchao.LIBRARY,
 )
-GPU_LIBRARIES: tuple[Library, ...] = (own_gpu.LIBRARY, torch_gpu.LIBRARY, bitsandbytes.GPU_LIBRARY)
+GPU_LIBRARIES: tuple[Library, ...] = (
+    own_gpu.LIBRARY,
+    torch_gpu.LIBRARY,
+    torchao_gpu.LIBRARY,
+    bitsandbytes_gpu.LIBRARY,
+    gemlite.LIBRARY,
+    vllm.LIBRARY,
+    flash_attn.LIBRARY,
+    flashinfer.LIBRARY,
+)
 LIBRARIES = (*CPU_LIBRARIES, *GPU_LIBRARIES)
 
 

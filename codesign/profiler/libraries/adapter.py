@@ -4,6 +4,7 @@ import functools
 import importlib
 import importlib.metadata
 import platform
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -106,6 +107,15 @@ def version_of(distribution: str) -> str | None:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def too_old(distribution: str, *needed: int) -> str | None:
+    """Return why an installed package is older than its adapter was written for, None if it is not."""
+    version = version_of(distribution) or ""
+    if tuple(int(part) for part in re.findall(r"\d+", version)[: len(needed)]) >= needed:
+        return None
+    first = ".".join(map(str, needed))
+    return f"{distribution} {version} is older than {first}, which this was written for; pip install -U {distribution}"
 
 
 def import_quietly(name: str) -> Any:

@@ -3,13 +3,14 @@
 import ctypes
 import functools
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from codesign.profiler.kernel import GemmCase
+from codesign.profiler.kernel import AttentionCase, Case
 from codesign.profiler.libraries import torch_cpu
-from codesign.profiler.libraries.adapter import Limit, version_of
+from codesign.profiler.libraries.adapter import version_of
 from codesign.profiler.weights import Float32
 
 DEVICE = "cuda"
@@ -42,16 +43,21 @@ def capability() -> tuple[int, int]:
     return found
 
 
-def needs_capability(major: int, minor: int) -> Limit:
+def needs_capability(major: int, minor: int) -> Callable[[Case], str | None]:
     """Return the limit of a kernel for GPUs from a compute capability on."""
 
-    def limit(_case: GemmCase) -> str | None:
+    def limit(_case: Case) -> str | None:
         have = capability()
         if have >= (major, minor):
             return None
         return f"needs compute capability {major}.{minor}, this GPU has {have[0]}.{have[1]}"
 
     return limit
+
+
+def one_token(case: AttentionCase) -> str | None:
+    """Return why a case is not decode, the only attention that is measured on GPUs."""
+    return None if case.q_tokens == 1 else "only decode is measured here: one new token at a time"
 
 
 def start(_threads: int) -> None:

@@ -105,15 +105,11 @@ def _call_sdpa(q: Any, cache: Any) -> Any:
     return torch.nn.functional.scaled_dot_product_attention(q, *cache, enable_gqa=q.shape[1] != cache[0].shape[1])
 
 
-def _decode(case: AttentionCase) -> str | None:
-    return None if case.q_tokens == 1 else "only decode is measured here: one new token at a time"
-
-
 def _sdpa(precision: str) -> AttentionRow:
     return AttentionRow(
         "sdpa", precision, precision, lambda values: rounded(values, precision), 16,
         lambda q: gpu.tensor(q, precision), _pack_kv(precision), _call_sdpa, gpu.to_float32,
-        q_precision=precision, limits=(_decode,), device="cuda",
+        q_precision=precision, limits=(gpu.one_token,), device="cuda",
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from codesign.profiler.libraries import torch_cpu
 from codesign.profiler.libraries.adapter import GemmRow, Library, import_quietly
 from codesign.profiler.weights import QuantizedWeights
 
-_COMPOSED = "composed of PyTorch's operators, each of which reads and writes its results"
+COMPOSED = "composed of PyTorch's operators, each of which reads and writes its results"
 
 
 def _pack(config: str) -> Callable[[QuantizedWeights, Any, GemmCase], Any]:
@@ -25,14 +25,15 @@ def _pack(config: str) -> Callable[[QuantizedWeights, Any, GemmCase], Any]:
     return pack
 
 
-def _call(x: Any, layer: Any) -> Any:
+def call(x: Any, layer: Any) -> Any:
+    """Return what a layer makes of x."""
     return layer(x)
 
 
 def _row(name: str, scheme: str, math_dtype: str, config: str, rounding: str) -> GemmRow:
     return GemmRow(
-        name, scheme, math_dtype, torch_cpu.feeder("bf16"), _pack(config), _call, torch_cpu.to_float32,
-        rounding=rounding, scale_precision="bf16", note=_COMPOSED,
+        name, scheme, math_dtype, torch_cpu.feeder("bf16"), _pack(config), call, torch_cpu.to_float32,
+        rounding=rounding, scale_precision="bf16", note=COMPOSED,
     )  # fmt: skip
 
 

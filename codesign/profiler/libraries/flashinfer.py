@@ -1,0 +1,118 @@
+"""FlashInfer on NVIDIA GPUs: decode over a paged cache of keys and values, by CUDA cores or tensor cores.
+
+Facts are from flashinfer-python 0.7.2.post1: decode.py (BatchDecodeWithPagedKVCacheWrapper: plan before, run in the
+timed call; shapes), include/flashinfer/utils.cuh (head dimensions, heads that share keys), jit/cpp_ext.py and
+jit/env.py (where it looks for a compiler and for kernels that are compiled already).
+"""
+
+import functools
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from codesign.profiler.kernel import AttentionCase
+from codesign.profiler.libraries import gpu
+from codesign.profiler.libraries.adapter import AttentionRow, Library, import_quietly, too_old
+from codesign.profiler.reference import AttentionInputs, rounded
+from codesign.profiler.weights import Float32
+
+PAGE_TOKENS = 16
+_WORKSPACE_BYTES = 128 * 2**20
+_HEAD_DIMS, _SHARING_HEADS = (64, 128, 256), (1, 2, 3, 4, 6, 8, 16)
+_TOOLKIT = Path("/usr/local/cuda")
+
+
+def _problem() -> str | None:
+    return gpu.problem() or too_old("flashinfer-python", 0, 7) or _no_compiler()
+
+
+def _no_compiler() -> str | None:
+    compiled = importlib.util.find_spec("flashinfer_jit_cache") is not None
+    toolkit = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or shutil.which("nvcc") or _TOOLKIT.exists()
+    if compiled or toolkit:
+        return None
+    return "FlashInfer compiles its kernels but there is no nvcc; install the CUDA toolkit or flashinfer-jit-cache"
+
+
+@functools.cache
+def _workspace() -> Any:
+    """Return the memory of partial results; all calls run in one stream and share it."""
+    import torch
+
+    return torch.zeros(_WORKSPACE_BYTES, dtype=torch.uint8, device=gpu.DEVICE)
+
+
+def paged(values: Float32) -> Float32:
+    """Return [batch x pages, tokens of a page, heads, head_dim] of [batch, heads, tokens, head_dim]."""
+    _, heads, tokens, head_dim = values.shape
+    filled = np.pad(values.transpose(0, 2, 1, 3), ((0, 0), (0, -tokens % PAGE_TOKENS), (0, 0), (0, 0)))
+    return filled.reshape(-1, PAGE_TOKENS, heads, head_dim)
+
+
+def _pack(precision: str, tensor_cores: bool) -> Callable[[AttentionInputs, AttentionCase], Any]:
+    def pack(inputs: AttentionInputs, case: AttentionCase) -> Any:
+        keys, values = gpu.tensor(paged(inputs.k), precision), gpu.tensor(paged(inputs.v), precision)
+        kind = import_quietly("flashinfer").BatchDecodeWithPagedKVCacheWrapper
+        wrapper = kind(_workspace(), "NHD", use_tensor_cores=tensor_cores)
+        wrapper.plan(
+            *_page_table(case), case.heads, case.kv_heads, case.head_dim, PAGE_TOKENS,
+            q_data_type=keys.dtype, kv_data_type=keys.dtype,
+        )  # fmt: skip
+        return wrapper, (keys, values)
+
+    return pack
+
+
+def _page_table(case: AttentionCase) -> tuple[Any, Any, Any]:
+    """Return where the pages of each sequence begin, which they are, and the tokens in the last of them."""
+    pages = -(-case.kv_tokens // PAGE_TOKENS)
+    starts = np.arange(case.batch + 1) * pages
+    in_last = np.full(case.batch, case.kv_tokens - (pages - 1) * PAGE_TOKENS)
+    first, last = gpu.integers(starts, np.int32), gpu.integers(in_last, np.int32)
+    return first, gpu.integers(np.arange(case.batch * pages), np.int32), last
+
+
+def _call(q: Any, cache: Any) -> Any:
+    wrapper, pages = cache
+    return wrapper.run(q, pages)
+
+
+def _with_token(output: Any) -> Float32:
+    return gpu.to_float32(output)[:, :, None]
+
+
+def _head_dim(case: AttentionCase) -> str | None:
+    return None if case.head_dim in _HEAD_DIMS else f"head dimension {case.head_dim} is none of {_HEAD_DIMS}"
+
+
+def _sharing(case: AttentionCase) -> str | None:
+    sharing = case.heads // case.kv_heads
+    if sharing in _SHARING_HEADS:
+        return None
+    return f"{sharing} heads of queries share one of keys; without tensor cores it takes {_SHARING_HEADS}"
+
+
+def _row(name: str, precision: str, tensor_cores: bool) -> AttentionRow:
+    limits = (gpu.one_token, _head_dim, gpu.needs_capability(*((7, 5) if precision == "fp16" else (8, 0))))
+    return AttentionRow(
+        name, precision, precision, lambda values: rounded(values, precision), 16,
+        lambda q: gpu.tensor(q[:, :, 0], precision), _pack(precision, tensor_cores), _call, _with_token,
+        q_precision=precision, limits=limits if tensor_cores else (*limits, _sharing),
+        note=f"pages of {PAGE_TOKENS} tokens, planned before the timed call", device="cuda",
+    )  # fmt: skip
+
+
+LIBRARY = Library(
+    "flashinfer", ("flashinfer-python", "torch"), (), gpu.start,
+    attentions=tuple(
+        _row(name, precision, tensor_cores)
+        for name, tensor_cores in (("batch_decode", False), ("batch_decode_tensor_cores", True))
+        for precision in ("bf16", "fp16")
+    ),
+    problem=_problem, device="cuda",
+)  # fmt: skip
