@@ -286,7 +286,7 @@ _BITSANDBYTES_CPU = Library(
         Kernels(_FLOATS, _CPU, "layers that bitsandbytes leaves alone run in PyTorch"),
         Kernels(_BITSANDBYTES, _X86, _PROFILED),
         Kernels(_BITSANDBYTES, _nvidia((7, 5)), "bitsandbytes 0.50 notes: fused 4-bit GEMM, Turing to Blackwell"),
-        Kernels(("W8A8",), _nvidia((7, 5)), "bitsandbytes 0.50, backends/cuda/ops.py: LLM.int8 without outlier columns"),
+        Kernels(("W8A8",), _nvidia((7, 5)), "bitsandbytes 0.50, backends/cuda/ops.py: LLM.int8"),
         Kernels(_FLOATS, _GPU, "layers that bitsandbytes leaves alone run in PyTorch"),
     ),
     refusals=(),
