@@ -322,9 +322,10 @@ _GEMLITE = replace(
     quantizes_head=False, source="gemlite 0.6, helper.py: patch_model skips lm_head; embeddings are no Linear",
 )  # fmt: skip
 _FLASH_ATTN, _FLASHINFER = (
-    replace(_TORCH, name=name, title=f"PyTorch with {title} attention", refusals=(), candidates=(),
+    replace(_TORCH, name=name, title=f"PyTorch with {title} attention", refusals=(), candidates=(), kv_formats=formats,
             kernels=(Kernels(_FLOATS, _nvidia(least), f"{title} attends, layers run in PyTorch in 16 bits"),))
-    for name, title, least in (("flash-attn", "FlashAttention", (8, 0)), ("flashinfer", "FlashInfer", (7, 5)))
+    for name, title, least, formats in (("flash-attn", "FlashAttention", (8, 0), ("bf16", "fp16")),
+                                        ("flashinfer", "FlashInfer", (7, 5), ("bf16", "fp16", "fp8")))
 )  # fmt: skip
 
 _CODESIGN = Library(

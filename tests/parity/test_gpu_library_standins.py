@@ -170,7 +170,7 @@ class PagedWrapper:
 
     def plan(self, indptr, indices, last_page_len, heads, kv_heads, head_dim, page, *, q_data_type, kv_data_type):
         assert {one.dtype for one in (indptr, indices, last_page_len)} == {torch.int32}
-        assert q_data_type == kv_data_type
+        self.types = q_data_type, kv_data_type
         assert len(indptr) == len(last_page_len) + 1
         self.spans = [
             (indices[first:end].long(), (end - first - 1) * page + last)
@@ -179,8 +179,8 @@ class PagedWrapper:
         self.sizes = (heads, head_dim), (page, kv_heads, head_dim)
 
     def run(self, q, cache):
-        assert tuple(q.shape[1:]) == self.sizes[0]
-        assert all(tuple(one.shape[1:]) == self.sizes[1] for one in cache)
+        assert (q.dtype, tuple(q.shape[1:])) == (self.types[0], self.sizes[0])
+        assert all((one.dtype, tuple(one.shape[1:])) == (self.types[1], self.sizes[1]) for one in cache)
         return torch.stack(
             [
                 attended(one, *(part[pages].flatten(0, 1)[:length] for part in cache))
@@ -201,7 +201,10 @@ def test_flash_attn_is_given_caches_by_token(module, row, case):
 def test_flashinfer_is_given_pages_and_their_table(module, monkeypatch, row, case):
     monkeypatch.setattr(flashinfer, "_workspace", lambda: torch.zeros(16, dtype=torch.uint8))
     module("flashinfer", BatchDecodeWithPagedKVCacheWrapper=PagedWrapper)
-    passes(prepare_attention(row, case, 3), case)
+    prepared = prepare_attention(row, case, 3)
+    passes(prepared, case)
+    assert prepared.read_bytes == 2 * case.batch * case.kv_heads * case.kv_tokens * 64 * row.bits / 8
+    assert row.bits == {"bf16": 16, "fp16": 16, "fp8": 8}[row.kv_format]
 
 
 def test_flashinfer_plans_before_the_timed_call(module, monkeypatch):

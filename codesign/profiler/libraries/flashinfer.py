@@ -1,8 +1,8 @@
 """FlashInfer on NVIDIA GPUs: decode over a paged cache of keys and values, by CUDA cores or tensor cores.
 
-Facts are from flashinfer-python 0.7.2.post1: decode.py (BatchDecodeWithPagedKVCacheWrapper: plan before, run in the
-timed call; shapes), include/flashinfer/utils.cuh (head dimensions, heads that share keys), jit/cpp_ext.py and
-jit/env.py (where it looks for a compiler and for kernels that are compiled already).
+Facts are from flashinfer-python 0.7.2.post1: decode.py (BatchDecodeWithPagedKVCacheWrapper: shapes; plan comes before,
+run is the timed call), jit/attention/modules.py (e4m3 beside 16-bit queries), include/flashinfer/utils.cuh (head
+dimensions, heads that share keys), jit/cpp_ext.py and jit/env.py (where it looks for a compiler and compiled kernels).
 """
 
 import functools
@@ -15,14 +15,16 @@ from typing import Any
 
 import numpy as np
 
+from codesign.gpu.rounding import held
 from codesign.profiler.kernel import AttentionCase
 from codesign.profiler.libraries import gpu
 from codesign.profiler.libraries.adapter import AttentionRow, Library, import_quietly, too_old
 from codesign.profiler.reference import AttentionInputs, rounded
-from codesign.profiler.weights import Float32
+from codesign.profiler.weights import TORCH_NAMES, Float32
 
 PAGE_TOKENS = 16
 _WORKSPACE_BYTES = 128 * 2**20
+_PRECISIONS = {"bf16": "bf16", "fp16": "fp16", "fp8": "fp16"}  # of queries, by the format of keys and values
 _HEAD_DIMS, _SHARING_HEADS = (64, 128, 256), (1, 2, 3, 4, 6, 8, 16)
 _TOOLKIT = Path("/usr/local/cuda")
 
@@ -54,14 +56,27 @@ def paged(values: Float32) -> Float32:
     return filled.reshape(-1, PAGE_TOKENS, heads, head_dim)
 
 
-def _pack(precision: str, tensor_cores: bool) -> Callable[[AttentionInputs, AttentionCase], Any]:
+def _cached(values: Float32, kv_format: str) -> Any:
+    import torch
+
+    pages = paged(_held(values, kv_format))
+    return gpu.tensor(pages, "fp16").to(torch.float8_e4m3fn) if kv_format == "fp8" else gpu.tensor(pages, kv_format)
+
+
+def _held(values: Float32, kv_format: str) -> Float32:
+    return held(values, kv_format) if kv_format == "fp8" else rounded(values, kv_format)
+
+
+def _pack(kv_format: str, tensor_cores: bool) -> Callable[[AttentionInputs, AttentionCase], Any]:
     def pack(inputs: AttentionInputs, case: AttentionCase) -> Any:
-        keys, values = gpu.tensor(paged(inputs.k), precision), gpu.tensor(paged(inputs.v), precision)
+        import torch
+
+        keys, values = _cached(inputs.k, kv_format), _cached(inputs.v, kv_format)
         kind = import_quietly("flashinfer").BatchDecodeWithPagedKVCacheWrapper
         wrapper = kind(_workspace(), "NHD", use_tensor_cores=tensor_cores)
         wrapper.plan(
             *_page_table(case), case.heads, case.kv_heads, case.head_dim, PAGE_TOKENS,
-            q_data_type=keys.dtype, kv_data_type=keys.dtype,
+            q_data_type=getattr(torch, TORCH_NAMES[_PRECISIONS[kv_format]]), kv_data_type=keys.dtype,
         )  # fmt: skip
         return wrapper, (keys, values)
 
@@ -97,11 +112,12 @@ def _sharing(case: AttentionCase) -> str | None:
     return f"{sharing} heads of queries share one of keys; without tensor cores it takes {_SHARING_HEADS}"
 
 
-def _row(name: str, precision: str, tensor_cores: bool) -> AttentionRow:
-    limits = (gpu.one_token, _head_dim, gpu.needs_capability(*((7, 5) if precision == "fp16" else (8, 0))))
+def _row(name: str, kv_format: str, tensor_cores: bool) -> AttentionRow:
+    precision = _PRECISIONS[kv_format]
+    limits = (gpu.one_token, _head_dim, gpu.needs_capability(*((7, 5) if kv_format == "fp16" else (8, 0))))
     return AttentionRow(
-        name, precision, precision, lambda values: rounded(values, precision), 16,
-        lambda q: gpu.tensor(q[:, :, 0], precision), _pack(precision, tensor_cores), _call, _with_token,
+        name, kv_format, precision, lambda values: _held(values, kv_format), 8 if kv_format == "fp8" else 16,
+        lambda q: gpu.tensor(q[:, :, 0], precision), _pack(kv_format, tensor_cores), _call, _with_token,
         q_precision=precision, limits=limits if tensor_cores else (*limits, _sharing),
         note=f"pages of {PAGE_TOKENS} tokens, planned before the timed call", device="cuda",
     )  # fmt: skip
@@ -109,10 +125,9 @@ def _row(name: str, precision: str, tensor_cores: bool) -> AttentionRow:
 
 LIBRARY = Library(
     "flashinfer", ("flashinfer-python", "torch"), (), gpu.start,
-    attentions=tuple(
-        _row(name, precision, tensor_cores)
-        for name, tensor_cores in (("batch_decode", False), ("batch_decode_tensor_cores", True))
-        for precision in ("bf16", "fp16")
+    attentions=(
+        *(_row("batch_decode", kv_format, False) for kv_format in _PRECISIONS),
+        *(_row("batch_decode_tensor_cores", kv_format, True) for kv_format in ("bf16", "fp16")),
     ),
     problem=_problem, device="cuda",
 )  # fmt: skip

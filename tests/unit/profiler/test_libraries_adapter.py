@@ -172,7 +172,8 @@ from codesign.profiler.libraries import all_kernels, library_states
 library_states()
 for kernel in all_kernels():
     kernel.refuses(GemmCase(kernel.scheme, 1, 64, 128))
-heavy = {"torch", "onnx", "onnxruntime", "openvino", "bitsandbytes", "zentorch", "torchao"}
+heavy = {"torch", "onnx", "onnxruntime", "openvino", "bitsandbytes", "zentorch", "torchao", "gemlite", "triton", "vllm",
+         "flash_attn", "flashinfer"}
 print(sorted(heavy & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -32,6 +32,7 @@ def test_what_is_measured_is_predicted_or_has_a_reason(kernel):
 def test_what_is_measured_on_a_gpu_is_known_there(kernel):
     if is_attention(kernel):
         assert kernel.scheme in KV_FORMATS
+        assert kernel.library == "codesign" or kernel.scheme in library_of(kernel.library, H200).kv_formats
     else:
         assert library_capability(parse_scheme(kernel.scheme), H200, kernel.library).runs
 
