@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from codesign.errors import CodesignError
+from codesign.profiler.kernel import LibraryState
 from codesign.profiler.rapl import POWERCAP, RaplMeter
 from codesign.profiler.reading import Reading, absent
 from codesign.profiler.software import package_version, program_version
@@ -212,8 +213,17 @@ def _library_findings() -> list[Finding]:
         return [
             _finding("libraries", "adapters", absent(str(error).rstrip(".")), "measuring kernels", "reinstall codesign")
         ]
-    return [
-        _finding("libraries", name, Reading(one.version, one.reason), f"kernels of {name}", NO_FIX)
-        for one in states
-        for name in (one.name if one.device == "cpu" else f"{one.name} on GPUs",)
-    ]
+    return [_library_finding(one) for one in states]
+
+
+def _library_finding(state: LibraryState) -> Finding:
+    """Return what is known of a library; adapters end their reason with what helps."""
+    name = state.name if state.device == "cpu" else f"{state.name} on GPUs"
+    why, _, fix = (state.reason or "").partition("; ")
+    return _finding(
+        "libraries",
+        name,
+        Reading(state.version, why or None),
+        f"kernels of {name}",
+        fix.removeprefix("fix: ") or NO_FIX,
+    )

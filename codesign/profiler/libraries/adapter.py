@@ -129,8 +129,8 @@ def state_of(library: Library) -> LibraryState:
     """Return whether a library can be used here, without importing it."""
     missing = [name for name in library.distributions if version_of(name) is None]
     if missing:
-        needed = " and ".join(missing)
-        reason = f"{needed} is not installed; pip install {' '.join(missing)}"
+        needed = f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed"
+        reason = f"{needed}; pip install {' '.join(missing)}"
         return LibraryState(library.name, None, reason, library.device)
     problem = library.problem()
     version = None if problem else version_of(library.distributions[0])

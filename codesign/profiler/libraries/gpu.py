@@ -30,7 +30,7 @@ def problem() -> str | None:
     try:
         ctypes.CDLL(DRIVER)
     except OSError:
-        return f"there is no NVIDIA driver here ({DRIVER}); codesign doctor says what is"
+        return f"there is no NVIDIA driver here ({DRIVER}); install it, or start the container with the GPU"
     return None
 
 

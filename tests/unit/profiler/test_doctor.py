@@ -22,7 +22,8 @@ NO_GPU = Telemetry(
 )
 STATES = (
     LibraryState("torch", "2.9.0", None),
-    LibraryState("zentorch", None, "not installed; fix: pip install zentorch"),
+    LibraryState("zentorch", None, "not installed; pip install zentorch"),
+    LibraryState("torch", None, "there is no driver; install it", "cuda"),
 )
 
 
@@ -57,6 +58,7 @@ def test_libraries_are_told_with_version_or_fix():
     found = by_name(examine(telemetry=NO_GPU))
     assert found["torch"].value == "2.9.0"
     assert (found["zentorch"].why, found["zentorch"].fix) == ("not installed", "pip install zentorch")
+    assert (found["torch on GPUs"].why, found["torch on GPUs"].fix) == ("there is no driver", "install it")
 
 
 def test_adapters_that_cannot_be_loaded_are_a_finding(monkeypatch):

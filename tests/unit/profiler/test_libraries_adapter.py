@@ -94,6 +94,8 @@ def test_a_missing_library_refuses_every_case_with_what_would_bring_it():
         None, "no-such-package-here is not installed; pip install no-such-package-here",
     )  # fmt: skip
     assert kernels_of(missing)[0].refuses(CASE) == state.reason
+    both = Library("fake", ("no-such-package-here", "numpy", "nor-this"), (), lambda _threads: None)
+    assert state_of(both).reason.startswith("no-such-package-here and nor-this are not installed; pip install")
 
 
 def test_an_installed_library_that_cannot_be_used_says_why():
