@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from codesign.profiler.check import check_output
-from codesign.profiler.kernel import GemmCase
-from codesign.profiler.libraries import bitsandbytes_gpu, gpu, torchao_gpu
-from codesign.profiler.libraries.adapter import import_quietly, prepare_gemm
+from codesign.profiler.kernel import AttentionCase, GemmCase
+from codesign.profiler.libraries import bitsandbytes_gpu, gpu, torch_gpu, torchao_gpu
+from codesign.profiler.libraries.adapter import import_quietly, prepare_attention, prepare_gemm
 
 torch = pytest.importorskip("torch", reason="weights are rounded with torch")
 needs_bitsandbytes = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
@@ -93,6 +93,27 @@ def test_the_stand_in_for_tinygemm_reads_what_torchao_itself_packs(tinygemm_on_c
 @pytest.mark.parametrize("shape", [(1, 64, 128), (4, 96, 1024), (33, 48, 2176)])
 def test_torchao_multiplies_int4_as_it_is_given(tinygemm_on_cpu, group, shape):
     passes(row_of(torchao_gpu.LIBRARY, "int4_tile_packed", f"W4A16-g{group}"), shape)
+
+
+@needs_torchao
+@pytest.mark.parametrize("group", [32, 64, 128])
+def test_tinygemm_is_given_what_torchao_gives_it(tinygemm_on_cpu, group):
+    passes(row_of(torch_gpu.LIBRARY, "tinygemm", f"W4A16-g{group}"), (4, 96, 384))
+
+
+@pytest.mark.parametrize(
+    ("name", "scheme"), [("linear", "FP16"), ("linear", "BF16"), ("int_mm", "W8A8-static"), ("scaled_mm", "FP8")]
+)
+def test_torch_computes_what_it_is_given(on_cpu, name, scheme):
+    gpu.start(1)
+    passes(row_of(torch_gpu.LIBRARY, name, scheme), (33, 96, 384))
+
+
+@pytest.mark.parametrize("row", torch_gpu.LIBRARY.attentions, ids=lambda row: row.kv_format)
+def test_torch_attends_to_what_it_is_given(on_cpu, row):
+    gpu.start(1)
+    case = AttentionCase(row.kv_format, 2, 8, 2, 64, 1, 70)
+    assert check_output(prepare_attention(row, case, 2), case).passed
 
 
 @needs_torchao
