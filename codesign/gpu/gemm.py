@@ -81,14 +81,15 @@ def pack_weight_only(
         raise InputError("a weight is NaN; look at the layer with `codesign errors`.")
     packed = layout.pack_scales(scales, k, group)
     words = layout.pack_nibbles(codes) if kind == "int4" else layout.pack_bytes(codes)
-    points = None if zeros is None else _tensor(layout.pack_zeros(zeros, k, group), device)
+    points = None if zeros is None else on_device(layout.pack_zeros(zeros, k, group), device)
     return GpuWeights(
-        kind, n, k, group, _tensor(words.view(np.int32), device), _tensor(packed.halves, device), points,
-        _tensor(packed.factors, device),
+        kind, n, k, group, on_device(words.view(np.int32), device), on_device(packed.halves, device), points,
+        on_device(packed.factors, device),
     )  # fmt: skip
 
 
-def _tensor(values: NDArray[Any], device: Any) -> Any:
+def on_device(values: NDArray[Any], device: Any) -> Any:
+    """Return a tensor of the values."""
     import torch
 
     return torch.from_numpy(np.ascontiguousarray(values)).to(device)
@@ -106,7 +107,7 @@ def multiply_weight_only(gpu: Gpu, x: Any, weights: GpuWeights, workspace: "Work
     """Return x[m, k] · wᵀ in x's dtype, float16 or bfloat16, for up to 64 rows; InputError beyond."""
     import torch
 
-    m, n, k = _sizes(x, weights.n, weights.k)
+    m, n, k = checked_rows(x, weights.k, ROWS_MAX), weights.n, weights.k
     cut = tiling(m, n, k, gpu.multiprocessors)
     bfloat = x.dtype == torch.bfloat16
     out = torch.empty((m, n), dtype=x.dtype, device=x.device)
@@ -119,14 +120,17 @@ def multiply_weight_only(gpu: Gpu, x: Any, weights: GpuWeights, workspace: "Work
     return out
 
 
-def _sizes(x: Any, n: int, k: int) -> tuple[int, int, int]:
+def checked_rows(x: Any, k: int, rows_max: int | None = None) -> int:
+    """Return the rows of activations [m, k]; InputError if they are too many, or not contiguous numbers of 16 bits."""
     import torch
 
-    if x.dim() != 2 or x.shape[1] != k or not 1 <= x.shape[0] <= ROWS_MAX:
-        raise InputError(f"activations of shape {tuple(x.shape)}: 1 to {ROWS_MAX} rows of {k} are wanted.")
+    if x.dim() != 2 or x.shape[1] != k or not 1 <= x.shape[0] <= (rows_max or x.shape[0]):
+        wanted = f"1 to {rows_max} rows" if rows_max else "rows"
+        raise InputError(f"activations of shape {tuple(x.shape)}: {wanted} of {k} are wanted.")
     if x.dtype not in (torch.float16, torch.bfloat16) or not x.is_contiguous():
         raise InputError("activations must be contiguous float16 or bfloat16.")
-    return x.shape[0], n, k
+    rows: int = x.shape[0]
+    return rows
 
 
 def _grid(cut: Tiling, n: int) -> tuple[int, int, int]:
@@ -148,14 +152,14 @@ def pack_w8a8(codes: NDArray[np.int8], scales: NDArray[np.float32], device: Any)
     n, k = codes.shape
     full = np.zeros(layout.padded(n, layout.OUTPUT_MULTIPLE), np.float32)
     full[:n] = scales
-    return Int8Weights(n, k, _tensor(layout.pack_int8(codes).view(np.int32), device), _tensor(full, device))
+    return Int8Weights(n, k, on_device(layout.pack_int8(codes).view(np.int32), device), on_device(full, device))
 
 
 def multiply_w8a8(gpu: Gpu, x: Any, weights: Int8Weights, workspace: "Workspace") -> Any:
     """Return x · wᵀ with each row of x rounded to 8 bits, in x's dtype, for up to 64 rows."""
     import torch
 
-    m, n, k = _sizes(x, weights.n, weights.k)
+    m, n, k = checked_rows(x, weights.k, ROWS_MAX), weights.n, weights.k
     cut = tiling(m, n, k, gpu.multiprocessors)
     unit = program("w8a8_gemm", bfloat=x.dtype == torch.bfloat16, m_tiles=cut.m_tiles, n_tiles=cut.n_tiles)
     codes = torch.empty((m, layout.padded(k, layout.CHUNK)), dtype=torch.int8, device=x.device)
@@ -170,12 +174,16 @@ def multiply_w8a8(gpu: Gpu, x: Any, weights: Int8Weights, workspace: "Workspace"
 
 
 class Workspace:
-    """Memory for sums of blocks that share outputs; it grows, and its counters are zero between launches."""
+    """Memory for sums of blocks that share outputs, and for weights in 16 bits; it grows.
+
+    Its counters are zero between launches.
+    """
 
     def __init__(self, device: Any) -> None:
         self._device = device
         self._partial: Any = None
         self._arrived: Any = None
+        self._matrix: Any = None
 
     def of(self, cut: Tiling, m: int, n: int) -> tuple[Any, Any]:
         """Return room for the partial sums and the counters of a cut, None where there is one part."""
@@ -193,3 +201,11 @@ class Workspace:
         if self._arrived is None or self._arrived.numel() < counters:
             self._arrived = torch.zeros(counters, dtype=torch.int32, device=self._device)
         return self._partial, self._arrived
+
+    def matrix(self, n: int, k: int, dtype: Any) -> Any:
+        """Return room for weights [n, k] in 16 bits, the same for every layer."""
+        import torch
+
+        if self._matrix is None or self._matrix.numel() < n * k:
+            self._matrix = torch.empty(n * k, dtype=torch.int16, device=self._device)
+        return self._matrix[: n * k].view(dtype).view(n, k)

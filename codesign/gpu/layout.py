@@ -34,6 +34,11 @@ def padded(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
 
 
+def groups_of(k: int, group: int) -> int:
+    """Return the groups of whole chunks, the last of which may be filled in part; 1 where outputs have one scale."""
+    return -(-padded(k, CHUNK) // group) if group else 1
+
+
 def pack_nibbles(codes: NDArray[np.uint8]) -> NDArray[np.uint32]:
     """Return codes [n, k] below 16 as words [tiles, chunks, 32 lanes, 4]."""
     tiles = _tiled(codes).reshape(-1, 2, 8, codes_chunks(codes), 2, 4, 2, 2, 2)  # rows r g, inputs c h q j p e
@@ -86,14 +91,13 @@ def pack_scales(scales: NDArray[np.float32], k: int, group: int) -> GroupScales:
     largest = np.abs(scales).max(axis=1)
     # The largest scale of an output comes to lie between 1 and 2: halves keep 11 bits down to 2^-14 of it.
     factors[: len(scales)] = np.exp2(np.floor(np.log2(np.where(largest > 0, largest, 1.0))))
-    halves = np.zeros((padded(k, CHUNK) // group or 1, n), np.float16)
+    halves = np.zeros((groups_of(k, group), n), np.float16)
     halves[: scales.shape[1], : len(scales)] = (scales / factors[: len(scales), None]).T
     return GroupScales(halves, factors)
 
 
 def pack_zeros(zeros: NDArray[np.uint8], k: int, group: int) -> NDArray[np.uint8]:
     """Return zero points [n, groups] as bytes [groups, n padded]."""
-    groups = padded(k, CHUNK) // group if group else 1
-    full = np.zeros((max(groups, 1), padded(len(zeros), OUTPUT_MULTIPLE)), np.uint8)
+    full = np.zeros((groups_of(k, group), padded(len(zeros), OUTPUT_MULTIPLE)), np.uint8)
     full[: zeros.shape[1], : len(zeros)] = zeros.T
     return full

@@ -61,6 +61,7 @@ DEVICE Words load_once(const Words *from) {
 }
 
 DEVICE Words load(const void *from) { return *(const Words *)from; }
+DEVICE void store(void *to, const Words &words) { *(Words *)to = words; }
 
 // A pair of half-precision numbers, the first in the lower half.
 DEVICE uint32_t half_pair(float low, float high) {

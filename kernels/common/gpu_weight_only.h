@@ -10,7 +10,11 @@
 namespace codesign::gpu {
 
 constexpr int GROUP = CODESIGN_GROUP, HALF_CHUNK = CHUNK / 2;
+constexpr int OUTPUT_MULTIPLE = 4 * TILE_OUTPUTS; // packing fills up to this, whatever N_TILES is
 constexpr bool HAS_ZEROS = CODESIGN_ZEROS;
+
+DEVICE int padded_outputs(int n) { return (n + OUTPUT_MULTIPLE - 1) / OUTPUT_MULTIPLE * OUTPUT_MULTIPLE; }
+DEVICE int chunks_of(int k) { return (k + CHUNK - 1) / CHUNK; }
 
 // Element h, q, j, i of a chunk (half h of 32, quarter q of 8, tile j of 4) is input 32 h + 8 q + 4 j + i: the lanes of
 // quarter q hold their 8 inputs of a half next to each other.
@@ -96,6 +100,12 @@ struct WeightOnly {
             }
     }
 
+    // What decoded codes of a group are multiplied with.
+    DEVICE float scale(int chunk, int half, int output) const {
+        const float whole = DECODED_FACTOR * factors[output];
+        return GROUP ? whole * float_of_half(scales[group_place(chunk, half, output)]) : whole;
+    }
+
     DEVICE uint16_t finish(float sum, int, int output) const { return narrow(sum * DECODED_FACTOR * factors[output]); }
 };
 
@@ -105,9 +115,8 @@ KERNEL void BOUNDED(codesign::gpu::THREADS)
     weight_only(const codesign::gpu::Words *codes, const uint16_t *scales, const uint8_t *zeros, const float *factors,
                 const uint16_t *x, uint16_t *out, float *partial, uint32_t *arrived, int m, int n, int k) {
     using namespace codesign::gpu;
-    constexpr int OUTPUTS = 4 * TILE_OUTPUTS; // packing fills up to this, whatever N_TILES is
-    const int n_padded = (n + OUTPUTS - 1) / OUTPUTS * OUTPUTS, chunks = (k + CHUNK - 1) / CHUNK;
+    const int n_padded = padded_outputs(n);
     const WeightOnly weights = {codes, scales, zeros, factors, x, m, k, n_padded};
-    skinny_gemm<WeightOnly, float>(weights, {out, partial, arrived, m, n, n_padded}, chunks);
+    skinny_gemm<WeightOnly, float>(weights, {out, partial, arrived, m, n, n_padded}, chunks_of(k));
 }
 LAUNCHED(weight_only)

@@ -85,3 +85,26 @@ KERNEL void BOUNDED(codesign::gpu::THREADS)
     skinny_gemm<Int8, int32_t>(weights, {out, partial, arrived, m, n, n_padded}, chunks);
 }
 LAUNCHED(w8a8)
+
+// What a library's product of rounded rows needs: out = sums · scales, 8 outputs per thread, n a multiple of 8. Grid x is
+// the row.
+KERNEL void BOUNDED(codesign::gpu::THREADS)
+    scale_sums(const int32_t *sums, const float *x_scales, const float *scales, uint16_t *out, int n) {
+    using namespace codesign::gpu;
+    const int output = 8 * (block_y() * THREADS + thread());
+    if (output >= n) return;
+    const int64_t place = int64_t(block_x()) * n + output;
+    Words to;
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const Words four = load(sums + place + 4 * half), own = load(scales + output + 4 * half);
+        float values[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            values[i] = float(int32_t(four.word[i])) * x_scales[block_x()] * as_float(own.word[i]);
+        to.word[2 * half] = pair(values[0], values[1]);
+        to.word[2 * half + 1] = pair(values[2], values[3]);
+    }
+    store(out + place, to);
+}
+LAUNCHED(scale_sums)

@@ -101,6 +101,7 @@ inline Words load(const void *from) {
     memcpy(&to, from, sizeof to);
     return to;
 }
+inline void store(void *to, const Words &words) { memcpy(to, &words, sizeof words); }
 
 // What all lanes of the warp gave, once they all have; `after` must follow the last look at it.
 inline Operand *give(const Operand &mine) {

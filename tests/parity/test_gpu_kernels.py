@@ -3,8 +3,6 @@
 With CODESIGN_TEST_GPU=1 they run on the GPU that is here instead.
 """
 
-import os
-import shutil
 from typing import Any
 
 import numpy as np
@@ -14,27 +12,10 @@ import torch
 from codesign.errors import InputError
 from codesign.gpu.attention import GpuKvCache, GpuKvShape
 from codesign.gpu.gemm import Workspace, multiply_w8a8, multiply_weight_only, pack_w8a8, pack_weight_only, tiling
-from codesign.gpu.launch import gpu as real_gpu
 from codesign.gpu.rounding import held
-from tests.gpu.emulated_gpu import COMPILER, EmulatedGpu
+from tests.gpu.place import DEVICE, DTYPES, GPU, activations, needs_gpu_or_compiler, relative_error, wide
 
-ON_GPU = bool(os.environ.get("CODESIGN_TEST_GPU"))
-pytestmark = pytest.mark.skipif(not ON_GPU and shutil.which(COMPILER) is None, reason=f"needs {COMPILER}")
-GPU, DEVICE = (real_gpu(), "cuda") if ON_GPU else (EmulatedGpu(), "cpu")
-DTYPES = {torch.float16: 2e-3, torch.bfloat16: 1.2e-2}
-
-
-def activations(m: int, k: int, dtype: torch.dtype) -> torch.Tensor:
-    values = np.random.default_rng(m * k).standard_normal((m, k), dtype=np.float32)
-    return torch.from_numpy(values).to(DEVICE, dtype)
-
-
-def relative_error(found: torch.Tensor, exact: np.ndarray[Any, Any]) -> float:
-    return float(np.linalg.norm(wide(found) - exact) / np.linalg.norm(exact))
-
-
-def wide(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
-    return tensor.double().cpu().numpy()
+pytestmark = needs_gpu_or_compiler
 
 
 def grouped(values: np.ndarray[Any, Any], k: int, group: int) -> np.ndarray[Any, Any]:

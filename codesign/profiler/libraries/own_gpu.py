@@ -1,15 +1,16 @@
-"""Our own kernels for NVIDIA GPUs (codesign.gpu): few rows of activations, and attention of decode."""
+"""Our own kernels for NVIDIA GPUs (codesign.gpu): products of few rows, of many with a library's help, attention."""
 
 import functools
 import importlib.util
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from codesign.profiler.kernel import AttentionCase, GemmCase
 from codesign.profiler.libraries import gpu
-from codesign.profiler.libraries.adapter import AttentionRow, GemmRow, Library, k_multiple
+from codesign.profiler.libraries.adapter import AttentionRow, GemmRow, Library, Limit, k_multiple, n_multiple
 from codesign.profiler.reference import AttentionInputs, rounded
 from codesign.profiler.weights import Float32, QuantizedWeights
 
@@ -45,6 +46,19 @@ def _few_rows(case: GemmCase) -> str | None:
     return None if case.m <= ROWS_MAX else f"m = {case.m}: our GPU kernels take up to {ROWS_MAX} rows"
 
 
+def _many_rows(case: GemmCase) -> str | None:
+    from codesign.gpu.many_rows import INT_MM_ROWS_MIN
+
+    return None if case.m >= INT_MM_ROWS_MIN else f"m = {case.m}: measured from {INT_MM_ROWS_MIN} rows on"
+
+
+def _for_triton(case: GemmCase) -> str | None:
+    from codesign.gpu.triton_gemm import ROWS_MAX, ROWS_MIN, problem
+
+    wanted = f"m = {case.m}: the Triton kernel is for {ROWS_MIN} to {ROWS_MAX} rows"
+    return problem() or (None if ROWS_MIN <= case.m <= ROWS_MAX else wanted)
+
+
 def _group(weights: QuantizedWeights) -> int:
     return 0 if weights.scales.shape[1] == 1 else weights.group
 
@@ -67,6 +81,18 @@ def _call_weight_only(x: Any, packed: Any) -> Any:
     return multiply_weight_only(_state()[0], x, packed, _state()[1])
 
 
+def _call_dequantized(x: Any, packed: Any) -> Any:
+    from codesign.gpu.many_rows import multiply_dequantized
+
+    return multiply_dequantized(_state()[0], x, packed, _state()[1])
+
+
+def _call_triton(x: Any, packed: Any) -> Any:
+    from codesign.gpu.triton_gemm import multiply_by_triton
+
+    return multiply_by_triton(x, packed, _state()[0].multiprocessors)
+
+
 def _pack_w8a8(weights: QuantizedWeights, _fed: Any, _case: GemmCase) -> Any:
     from codesign.gpu.gemm import pack_w8a8
 
@@ -79,25 +105,64 @@ def _call_w8a8(x: Any, packed: Any) -> Any:
     return multiply_w8a8(_state()[0], x, packed, _state()[1])
 
 
+def _pack_int8_rows(weights: QuantizedWeights, _fed: Any, _case: GemmCase) -> Any:
+    from codesign.gpu.many_rows import pack_int8_rows
+
+    return pack_int8_rows(weights.codes.astype(np.int8), weights.scales[:, 0], gpu.DEVICE)
+
+
+def _call_rounded(x: Any, packed: Any) -> Any:
+    from codesign.gpu.many_rows import multiply_rounded
+
+    return multiply_rounded(_state()[0], x, packed)
+
+
 def _scheme(bits: int, group: int | None, asymmetric: bool = False) -> str:
     return f"W{bits}A16" + (f"-g{group}" if group else "") + ("-asym" if asymmetric else "")
 
 
-def _weight_only(kernel: str, scheme: str, kind: str, middle: int, scale_bytes: float) -> GemmRow:
+@dataclass(frozen=True, slots=True)
+class _Format:
+    """A scheme of weights, what stands for 0 in its bytes without zero points, and what is stored beside a group."""
+
+    scheme: str
+    kind: str
+    middle: int
+    scale_bytes: float
+
+
+_FOUR_BITS = (
+    *(_Format(_scheme(4, group), "int4", 8, 2.0 if group else 4.0) for group in _GROUPS),
+    *(_Format(_scheme(4, group, True), "int4", 8, 3.0 if group else 5.0) for group in _GROUPS),
+)
+_EIGHT_BITS = _Format("W8A16", "int8", 128, 4.0)
+
+
+def _weight_only(kernel: str, of: _Format, call: Callable[[Any, Any], Any], *limits: Limit, note: str = "") -> GemmRow:
     """Return a row in half precision, which all GPUs from the T4 on have."""
     return GemmRow(
-        kernel, scheme, "fp16", gpu.feeder("fp16"), _pack_weight_only(kind, middle), _call_weight_only, gpu.to_float32,
-        x_precision="fp16", scale_precision="fp16", scale_bytes=scale_bytes, limits=(k_multiple(32), _few_rows),
-        device="cuda",
+        kernel, of.scheme, "fp16", gpu.feeder("fp16"), _pack_weight_only(of.kind, of.middle), call, gpu.to_float32,
+        x_precision="fp16", scale_precision="fp16", scale_bytes=of.scale_bytes, limits=(k_multiple(32), *limits),
+        device="cuda", note=note,
     )  # fmt: skip
 
 
+def _dequantized(of: _Format) -> GemmRow:
+    return _weight_only(
+        "dequantize_mm", of, _call_dequantized, _many_rows, note="writes the weights in 16 bits first, then cuBLAS"
+    )
+
+
 _GEMMS = (
-    *(_weight_only("w4a16_gemm", _scheme(4, group), "int4", 8, 2.0 if group else 4.0) for group in _GROUPS),
-    *(_weight_only("w4a16_gemm", _scheme(4, group, True), "int4", 8, 3.0 if group else 5.0) for group in _GROUPS),
-    _weight_only("w8a16_gemm", "W8A16", "int8", 128, 4.0),
+    *(_weight_only("w4a16_gemm", of, _call_weight_only, _few_rows) for of in _FOUR_BITS),
+    _weight_only("w8a16_gemm", _EIGHT_BITS, _call_weight_only, _few_rows),
+    *(_weight_only("triton", of, _call_triton, _for_triton, gpu.needs_capability(8, 0)) for of in _FOUR_BITS),
+    *(_dequantized(of) for of in (*_FOUR_BITS, _EIGHT_BITS)),
     GemmRow("w8a8_gemm", "W8A8", "int8", gpu.feeder("fp16"), _pack_w8a8, _call_w8a8, gpu.to_float32,
             x_precision="fp16", rounding="int8 per token", limits=(k_multiple(32), _few_rows), device="cuda"),
+    GemmRow("round_int_mm", "W8A8", "int8", gpu.feeder("fp16"), _pack_int8_rows, _call_rounded, gpu.to_float32,
+            x_precision="fp16", rounding="int8 per token", limits=(n_multiple(8), k_multiple(32), _many_rows),
+            device="cuda", note="rounds activations per token, then cuBLASLt, then scales the sums"),
 )  # fmt: skip
 
 

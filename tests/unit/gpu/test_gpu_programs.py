@@ -24,7 +24,9 @@ LARGE_CUT = {"m_tiles": 8, "n_tiles": 2}
 PROGRAMS = [
     program("w4a16_gemm", bfloat=0, group=128, zeros=0, **CUT),
     program("w4a16_gemm", bfloat=1, group=32, zeros=1, **LARGE_CUT),
+    program("w4a16_gemm", bfloat=1, group=32, zeros=1, **CUT),
     program("w8a16_gemm", bfloat=0, group=0, e4m3=0, **LARGE_CUT),
+    program("w8a16_gemm", bfloat=0, group=64, e4m3=0, **CUT),
     program("w8a16_gemm", bfloat=1, group=0, e4m3=1, **CUT),
     program("w8a8_gemm", bfloat=0, **LARGE_CUT),
     program("kv_attention", bfloat=0, e4m3=0, head_dim=128, kv_bits=8),
@@ -33,7 +35,8 @@ PROGRAMS = [
     program("roofs"),
 ]
 # Two blocks of 256 threads, or four of 128, must find room: 65,536 registers per multiprocessor.
-REGISTERS_MAX = {"weight_only": 255, "w8a8": 255, "attend": 255, "append": 64, "round_rows": 64, "read_all": 64}
+REGISTERS_MAX = {"weight_only": 255, "w8a8": 255, "attend": 255}
+REGISTERS_MAX_OF_OTHERS = 64  # what streams through memory must fill the machine: 1,024 threads per multiprocessor
 
 
 def runs_on(one, architecture):
@@ -53,7 +56,7 @@ def test_a_program_compiles_without_spilling(one, architecture, tmp_path, monkey
     assert found, compiled.log
     for kernel, used in found.items():
         assert used["spilled_bytes"] == 0, kernel
-        assert used["registers"] <= REGISTERS_MAX[kernel], kernel
+        assert used["registers"] <= REGISTERS_MAX.get(kernel, REGISTERS_MAX_OF_OTHERS), kernel
 
 
 @needs_nvrtc
