@@ -48,7 +48,7 @@ def multiply_by_triton(x: Any, weights: GpuWeights, multiprocessors: int) -> Any
         x, weights.codes, weights.halves, weights.zeros, weights.factors, out, m, n, k,
         layout.padded(k, layout.CHUNK) // layout.CHUNK, layout.groups_of(k, group), n_padded,
         GROUP=group, HAS_ZEROS=weights.zeros is not None, BLOCK_M=cut.rows, TILES=cut.tiles, CHUNKS=cut.chunks,
-        num_warps=cut.warps, num_stages=STAGES,
+        num_warps=cut.warps, num_stages=STAGES, enable_fp_fusion=True,  # said, because its default is about to change
     )  # fmt: skip
     return out
 

@@ -24,14 +24,18 @@ def load_codes(codes, first_tile, first_chunk, chunks, TILES: tl.constexpr, CHUN
 
 @triton.jit
 def halves_of(words, TILES: tl.constexpr, CHUNKS: tl.constexpr):
-    """Return 1024 + code as halves [CHUNKS * 64 inputs, TILES * 16 outputs]: codes become their lowest bits."""
-    shifts = 4 * tl.arange(0, 8)
-    codes = ((words[:, :, None] >> shifts[None, None, :]) & 0xF) | 0x6400
-    halves = codes.to(tl.int16).to(tl.float16, bitcast=True)
-    # tiles, chunks, lane g q, word h j, nibble e p r; see layout.pack_nibbles
+    """Return 1024 + code as halves [TILES * 16 outputs, CHUNKS * 64 inputs]: codes become their lowest bits.
+
+    Neighbouring inputs are joined last: a thread then holds 8 of them side by side and stores them as 16 bytes.
+    """
+    rows = tl.join(words, words >> 4)
+    pairs = (tl.join(rows, rows >> 8) & 0x000F000F) | 0x64006400
+    low, high = pairs.to(tl.int16), (pairs >> 16).to(tl.int16)
+    halves = tl.join(low.to(tl.float16, bitcast=True), high.to(tl.float16, bitcast=True))
+    # tiles, chunks, lane g q, word h j, nibble r p e; see layout.pack_nibbles
     apart = tl.reshape(halves, (TILES, CHUNKS, 8, 4, 2, 2, 2, 2, 2))
-    ordered = tl.permute(apart, (1, 4, 3, 5, 7, 6, 0, 8, 2))
-    return tl.reshape(ordered, (CHUNKS * CHUNK, TILES * TILE_OUTPUTS))
+    ordered = tl.permute(apart, (0, 6, 2, 1, 4, 3, 5, 7, 8))
+    return tl.reshape(ordered, (TILES * TILE_OUTPUTS, CHUNKS * CHUNK))
 
 
 @triton.jit
@@ -53,21 +57,21 @@ def multiply(
         inputs = first * CHUNK + column
         given = tl.load(x_rows + inputs[None, :], mask=(row[:, None] < m) & (inputs[None, :] < k), other=0.0)
         words = load_codes(codes, tl.program_id(0) * TILES, first, chunks, TILES, CHUNKS)
-        weights = tl.reshape(halves_of(words, TILES, CHUNKS), (BLOCK_K // WIDTH, WIDTH, BLOCK_N))
+        weights = tl.reshape(halves_of(words, TILES, CHUNKS), (BLOCK_N, BLOCK_K // WIDTH, WIDTH))
         if GROUP == 0:
             group = 0 * part
         else:
             group = first * CHUNK // GROUP + part
-        place = group[:, None] * n_padded + output[None, :]
-        there = (group < groups)[:, None]
+        place = group[None, :] * n_padded + output[:, None]
+        there = (group < groups)[None, :]
         if HAS_ZEROS:
             minus = 1024.0 + tl.load(zeros + place, mask=there, other=0).to(tl.float16)
-            weights = weights - minus[:, None, :]
+            weights = weights - minus[:, :, None]
         else:
             weights = weights - 1032.0
         if GROUP > 0:
-            weights = weights * tl.load(scales + place, mask=there, other=0.0)[:, None, :]
-        sums = tl.dot(given, tl.reshape(weights, (BLOCK_K, BLOCK_N)), sums)
+            weights = weights * tl.load(scales + place, mask=there, other=0.0)[:, :, None]
+        sums = tl.dot(given, tl.trans(tl.reshape(weights, (BLOCK_N, BLOCK_K))), sums)
     sums = sums * tl.load(factors + output)[None, :]
     at = out + row.to(tl.int64)[:, None] * n + output[None, :]
     tl.store(at, sums.to(tl.float16), mask=(row[:, None] < m) & (output[None, :] < n))

@@ -4,7 +4,7 @@ Triton decides when it is imported whether kernels are interpreted (TRITON_INTER
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ CASES = (
     Case(16, 64, 128, 128, False, 1),
     Case(16, 128, 256, 64, True, 1000),
     Case(20, 72, 192, 128, True, 1000),
-    Case(33, 17, 96, 32, True, 1),
+    Case(33, 17, 192, 32, True, 1),
     Case(65, 64, 160, 64, False, 1),
     Case(130, 72, 96, 32, False, 1000),
     Case(256, 130, 64, 0, True, 1),
@@ -47,11 +47,19 @@ CASES = (
 )
 
 
+def guarded(halves: torch.Tensor) -> torch.Tensor:
+    """Return the scales with NaN behind them: whoever reads too far gives it away."""
+    memory = torch.full((2 * halves.numel() + 4096,), float("nan"), dtype=halves.dtype, device=halves.device)
+    memory[: halves.numel()] = halves.reshape(-1)
+    return memory[: halves.numel()].view(halves.shape)
+
+
 def main(file: str, device: str) -> None:
     products = {}
     for i, case in enumerate(CASES):
         of = case.weights
         packed = pack_weight_only("int4", of.codes, of.scales, of.zeros, of.group, device)
+        packed = replace(packed, halves=guarded(packed.halves))
         found = multiply_by_triton(torch.from_numpy(case.x).to(device), packed, case.multiprocessors)
         products[str(i)] = found.cpu().numpy()
     np.savez(file, **products)
