@@ -176,8 +176,12 @@ def fit_frame(frame: "DataFrame", hardware: Hardware) -> FrameFit:
 def _fastest(parts: list[_Part]) -> _Part:
     """Return the kernel that is fastest, as a geometric mean, on the cases that all have measured; first of equals.
 
-    Where no case is common to all, the kernel of most rows.
+    Kernels for many rows of activations alone do not take part: decode has few. Where no case is common to all, the
+    kernel of most rows.
     """
+    if "m" in parts[0].numbers:
+        fewest = min(part.numbers["m"].min() for part in parts)
+        parts = [part for part in parts if part.numbers["m"].min() == fewest]
     times = [dict(zip(zip(*part.numbers.values(), strict=True), part.seconds, strict=True)) for part in parts]
     common = set.intersection(*(set(cases) for cases in times))
     if not common:

@@ -119,6 +119,14 @@ def test_a_sheet_from_several_kernels_holds_each_and_the_fastest(tmp_path):
     assert plain[quick] == pytest.approx(predicted.predicted_s[quick])
 
 
+def test_a_kernel_for_many_rows_alone_does_not_stand_for_its_scheme():
+    """It is quicker on the cases that both have measured, but decode never calls it."""
+    quicker = CONSTANTS | {"compute_fraction": 0.95, "bandwidth_fraction": 0.99}
+    frame = pandas.concat([measured(CONSTANTS, "all"), measured(quicker, "many").query("m >= 64")], ignore_index=True)
+    fit = fit_frame(frame, CPU)
+    assert fit.calibrations["gemm", "W4A16-g128"] == fit.calibrations["gemm", "W4A16-g128@all"]
+
+
 def test_threads_of_rows_are_those_that_work():
     frame = measured(CONSTANTS).query("m == 256 and n == 4096 and k == 4096")
     predicted = predict_table(kernel_columns(frame)).predicted_s
