@@ -1,4 +1,4 @@
-"""Print what transformers needs to issue one kernel on a CPU: two constants of codesign/cost/engine.py.
+"""Print what transformers needs on a CPU beside multiplications and attention: constants of codesign/cost/engine.py.
 
     python scripts/host_cycles.py CLOCK_GHZ
 
@@ -6,16 +6,22 @@ HOST_CYCLES_PER_KERNEL: decode steps of Llama models so small that nothing but i
 a step costs once falls out. HOST_COLD_S_PER_KERNEL: what is added when every linear layer reads that much memory
 first, as layers do that exceed the last-level cache; the reading itself is not counted. Processor time of one thread,
 which others on the machine do not disturb.
+
+EAGER_CYCLES_PER_ELEMENT: what all other operations of a block add for each token and element that a fused
+implementation would read or write (`elements_per_token`), from a prompt of one token to one of 256.
 """
 
 import statistics
 import sys
+import tempfile
 import time
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from codesign.cost.engine import ENGINE_CLASSES
+from codesign.cost.step import elements_per_token
+from codesign.model.file import load_model
 from codesign.native import load
 from codesign.units import GIGA, MEBI, MICRO
 
@@ -25,6 +31,8 @@ DEPTHS = (4, 16)
 STEPS, SKIPPED = 60, 10
 STREAMED_MIB = (1, 2, 4, 8, 16, 32, 64, 128)
 REPEATS = 3
+HIDDEN_SIZES, HEAD_DIM, PROMPT_TOKENS, PROMPTS = (512, 1024, 2048), 64, (1, 256), 15
+NOT_ELEMENTWISE = {"aten::mm", "attention"}  # words of the names of operations
 
 
 class Stream:
@@ -65,6 +73,37 @@ def step_s(blocks: int, stream: Stream) -> float:
     return statistics.median(seconds[SKIPPED:])
 
 
+def other_operations_s(config: LlamaConfig, tokens: int) -> float:
+    """Return the seconds of a prompt in everything but multiplications and attention."""
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config).to(torch.bfloat16).eval()
+    ids = torch.zeros((1, tokens), dtype=torch.int64)
+    found = []
+    for _ in range(PROMPTS):
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            model(input_ids=ids, use_cache=True, logits_to_keep=1)
+        events = [one for one in profile.key_averages() if one.key.startswith("aten::")]
+        found.append(sum(one.self_cpu_time_total for one in events if not NOT_ELEMENTWISE & set(one.key.split("_"))))
+    return statistics.median(found) * MICRO
+
+
+def element_s(hidden: int) -> float:
+    """Return the seconds per element that blocks of a hidden size add when a prompt gets longer."""
+    heads = hidden // HEAD_DIM
+    configs = [
+        LlamaConfig(hidden_size=hidden, intermediate_size=8 * hidden // 3, num_hidden_layers=blocks,
+                    num_attention_heads=heads, num_key_value_heads=heads, vocab_size=128)
+        for blocks in (2, 6)
+    ]  # fmt: skip
+    few, many = ([other_operations_s(one, tokens) for tokens in PROMPT_TOKENS] for one in configs)
+    elements = 0.0
+    for config, sign in zip(configs, (-1, 1), strict=True):
+        with tempfile.TemporaryDirectory() as folder:
+            config.save_pretrained(folder)
+            elements += sign * elements_per_token(load_model(folder))
+    return ((many[1] - few[1]) - (many[0] - few[0])) / elements / (PROMPT_TOKENS[1] - PROMPT_TOKENS[0])
+
+
 def kernel_s(stream: Stream) -> float:
     """Return the seconds of one kernel in the middle of a model, the median of repeats."""
     found = []
@@ -77,10 +116,14 @@ def kernel_s(stream: Stream) -> float:
 def main() -> None:
     """Print cycles per kernel, and what is added by the memory read before each layer."""
     torch.set_num_threads(1)
+    clock_hz = float(sys.argv[1]) * GIGA
     stream = Stream()
     with torch.no_grad():
+        for hidden in HIDDEN_SIZES:
+            each_s = element_s(hidden)
+            print(f"hidden size {hidden}: {each_s * 1e9:.2f} ns per element, {each_s * clock_hz:.2f} cycles")
         warm_s = kernel_s(stream)
-        cycles = warm_s * float(sys.argv[1]) * GIGA
+        cycles = warm_s * clock_hz
         print(f"{warm_s / MICRO:.1f} us per kernel, {KERNELS:g} of a block: {cycles:,.0f} cycles")
         for mib in STREAMED_MIB:
             stream.read_bytes = mib * MEBI

@@ -131,7 +131,7 @@ def _parts(where: Deployment, assignment: Assignment, step: Step) -> list[Kernel
     return [
         weights,
         attention_kernels(model, assignment.kv, target, step),
-        elementwise_kernels(model, target, step),
+        elementwise_kernels(model, target, step, where.engine),
         communication_kernels(model, target, step),
     ]
 

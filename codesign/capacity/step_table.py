@@ -137,7 +137,7 @@ def rows_seconds(
     """Return what steps of so many tokens take in everything but the head and attention, all stages together."""
     step = Step(tokens, 1, 1)
     model, target = where.model, where.target
-    others = elementwise_kernels(model, target, step) + communication_kernels(model, target, step)
+    others = elementwise_kernels(model, target, step, where.engine) + communication_kernels(model, target, step)
     kernels = _weights(where, assignment, tokens, False) + others
     return _sum(kernels, end, tokens) + _passed_on_s(where, tokens, pipeline - 1)
 

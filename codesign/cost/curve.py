@@ -155,7 +155,7 @@ def _pairs(
         first.setdefault(key, (group, before, after))
         counts[key] += 1
     pairs: list[Pair] = []
-    shared = elementwise_kernels(model, target, step) + communication_kernels(model, target, step)
+    shared = elementwise_kernels(model, target, step, deployment.engine) + communication_kernels(model, target, step)
     for key, (group, before, after) in first.items():
         kernel, count = group_kernel(group, before, target, step), float(counts[key])
         if before == after:

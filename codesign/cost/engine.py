@@ -3,6 +3,7 @@
 Measured on published results; see docs/scoreboard.md.
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,9 @@ HOST_CYCLES_PER_KERNEL = 3.95e4
 # What is added to each where layers read more than the last-level cache holds, so that code and small tensors come
 # from memory again: half of it once a layer is as large as the cache. Same script, 8 to 128 MiB per layer, to 30 %.
 HOST_COLD_S_PER_KERNEL = 53e-6
+# What all other operations of a block take on a CPU whose program runs them one by one, for each element that a fused
+# implementation would move. Same script: 1.8 to 2.2 for hidden sizes from 512 to 2,048.
+EAGER_CYCLES_PER_ELEMENT = 2.0
 # Medians of the sources not fitted: 0.82 (Prem AI, A100) and 2.01 (a free notebook's T4) of the constant.
 HOST_LOW_FACTOR, HOST_HIGH_FACTOR = 0.82, 2.01
 
@@ -151,6 +155,13 @@ def issue_s(hardware: Hardware) -> float:
         if is_own_host(hardware)
         else HOST_S_PER_KERNEL[host_kind(hardware)]
     )
+
+
+def elements_per_s(engine: EngineClass, hardware: Hardware) -> float:
+    """Return how many elements per second element-wise kernels work on; fused ones, and a GPU's, wait for memory."""
+    if not engine.python_loop or not is_own_host(hardware):
+        return math.inf
+    return hardware.boost_clock_hz * hardware.unit_count / EAGER_CYCLES_PER_ELEMENT
 
 
 def _cold_s(hardware: Hardware, layer_bytes: float) -> float:

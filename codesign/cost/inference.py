@@ -55,7 +55,7 @@ def step_parts(deployment: Deployment, assignment: Assignment, step: Step) -> di
     parts = {
         "weights": _weights_time(assignment, target, step),
         "attention": total_stage(attention_kernels(model, assignment.kv, target, step)),
-        "elementwise": total_stage(elementwise_kernels(model, target, step)),
+        "elementwise": total_stage(elementwise_kernels(model, target, step, deployment.engine)),
         "communication": total_stage(communication_kernels(model, target, step)),
     }
     issuing = deployment.engine

@@ -3,13 +3,14 @@
 import functools
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from codesign.cost.arrays import Amount, FloatArray, as_floats
 from codesign.cost.attention import block_attention
 from codesign.cost.collectives import collective
+from codesign.cost.engine import EngineClass, elements_per_s
 from codesign.cost.expert_routing import RANDOM_ROUTING
 from codesign.cost.kernels import KernelPrediction, datasheet_prediction, datasheet_rates, gemm, moe
 from codesign.cost.moe_time import MoeShape
@@ -179,17 +180,19 @@ def attention_kernels(model: Model, kv: KvFormat, target: Target, step: Step) ->
     ]
 
 
-def elementwise_kernels(model: Model, target: Target, step: Step) -> Kernels:
+def elementwise_kernels(model: Model, target: Target, step: Step, engine: EngineClass) -> Kernels:
     """Return norms, residuals, rotary embeddings, activation functions and routing of all blocks."""
     counts = Counter((_elementwise_width(block), _launches(block)) for block in model.blocks)
     math_dtype = "fp32" if "fp32" in target.hardware.peak_flop_per_s else next(iter(target.hardware.peak_flop_per_s))
-    rates = datasheet_rates(target.hardware, math_dtype)
+    rates = replace(
+        datasheet_rates(target.hardware, math_dtype), vector_flop_per_s=elements_per_s(engine, target.hardware)
+    )
     kernels: Kernels = []
     for (width, launches), count in counts.items():
-        elements = HIDDEN_PASSES_PER_BLOCK * model.hidden + width / target.gpu_count
-        moved = as_floats(step.tokens * elements * ACTIVATION_BYTES)
-        nothing = np.zeros_like(moved)
-        cost = OpCost(nothing, nothing, nothing, moved, nothing, np.full_like(moved, launches))
+        elements = as_floats(step.tokens * (HIDDEN_PASSES_PER_BLOCK * model.hidden + width / target.gpu_count))
+        nothing = np.zeros_like(elements)
+        launched = np.full_like(elements, launches)
+        cost = OpCost(nothing, elements, nothing, elements * ACTIVATION_BYTES, nothing, launched)
         kernels.append((datasheet_prediction("elementwise", cost, rates), float(count)))
     return kernels
 
@@ -206,6 +209,11 @@ def communication_kernels(model: Model, target: Target, step: Step) -> Kernels:
 def total_stage(kernels: Kernels) -> StageTime:
     """Return all kernels of a list one after another."""
     return add_stages(stage(kernel, count) for kernel, count in kernels) if kernels else NO_TIME
+
+
+def elements_per_token(model: Model) -> float:
+    """Return the elements that the element-wise kernels of all blocks move for one token."""
+    return sum(HIDDEN_PASSES_PER_BLOCK * model.hidden + _elementwise_width(block) for block in model.blocks)
 
 
 def _elementwise_width(block: Block) -> float:

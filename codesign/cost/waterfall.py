@@ -59,7 +59,10 @@ def _cumulative_s(deployment: Deployment, assignment: Assignment, plan: Assignme
     nominal_s = weights * np.array([scheme.weights.bits for scheme in assignment.schemes]) / 8 / bandwidth
     stored_s = weights * np.array([scheme.bits_per_weight for scheme in assignment.schemes]) / 8 / bandwidth
     busy_s, fixed_s = _busy_and_fixed(assignment, deployment, step)
-    rest = [attention_kernels(model, assignment.kv, target, step), elementwise_kernels(model, target, step)]
+    rest = [
+        attention_kernels(model, assignment.kv, target, step),
+        elementwise_kernels(model, target, step, deployment.engine),
+    ]
     if target.gpu_count > 1:
         rest.append(communication_kernels(model, target, step))
     some = quantized if quantized.any() else ~quantized

@@ -70,7 +70,9 @@ def gather_costs(deployment: Deployment, choices: Choices) -> Costs:
     groups = fused_groups(model)
     decode, prefill = decode_step(deployment.workload), prefill_step(deployment.workload)
     others = [
-        total_stage(elementwise_kernels(model, target, step) + communication_kernels(model, target, step))
+        total_stage(
+            elementwise_kernels(model, target, step, deployment.engine) + communication_kernels(model, target, step)
+        )
         for step in (decode, prefill)
     ]
     return Costs(

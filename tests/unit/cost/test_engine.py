@@ -8,6 +8,7 @@ from machines import round_hardware, small_model
 from codesign.cost.deployment import deploy, uniform_assignment
 from codesign.cost.engine import (
     ACTIVATION_KERNELS,
+    EAGER_CYCLES_PER_ELEMENT,
     ENGINE_CLASSES,
     HOST_COLD_S_PER_KERNEL,
     HOST_S_PER_KERNEL,
@@ -23,6 +24,8 @@ from codesign.cost.engine import (
 from codesign.cost.inference import InferencePrediction, predict_inference
 from codesign.cost.origin import Origin
 from codesign.cost.prediction import Prediction
+from codesign.cost.step import Step, elements_per_token, elementwise_kernels, total_stage
+from codesign.cost.target import Target
 from codesign.errors import InputError
 from codesign.hardware.file import load_hardware
 from codesign.hardware.threads import with_threads
@@ -32,7 +35,7 @@ from codesign.model.layers import Model
 from codesign.schemes.catalog import parse_scheme
 from codesign.setting import Setting
 
-EAGER, FUSED = ENGINE_CLASSES["eager"], ENGINE_CLASSES["eager-fused"]
+EAGER, FUSED, COMPILED = (ENGINE_CLASSES[name] for name in ("eager", "eager-fused", "compiled"))
 SECONDS = st.floats(1e-6, 10.0)
 
 
@@ -162,3 +165,20 @@ def test_a_cache_that_grows_by_concatenation_is_there_twice():
     assert found["eager"].largest_batch == found["compiled"].largest_batch // 2
     # huggingface/optimum tests/benchmark/README.md: 53,986 MB at batch 16, 512 + 512 tokens, CUDA context included.
     assert found["eager"].memory.total_bytes == pytest.approx(53_986e6, rel=0.05)
+
+
+def test_operations_that_run_one_by_one_on_a_cpu_take_cycles_for_each_element() -> None:
+    model, step = small_model(), Step(1, 100, 100)
+    for name, engine, slower in (
+        ("ryzen-7950x", EAGER, True),
+        ("ryzen-7950x", COMPILED, False),
+        ("a100", EAGER, False),
+    ):
+        target = Target(load_hardware(name), "torch")
+        parts = [total_stage(elementwise_kernels(model, target, step, one)).seconds.value for one in (COMPILED, engine)]
+        assert (parts[1] > parts[0]) == slower
+    hardware = load_hardware("ryzen-7950x")
+    cycles = 100 * elements_per_token(model) * EAGER_CYCLES_PER_ELEMENT
+    at_least_s = cycles / hardware.boost_clock_hz / hardware.unit_count
+    found = total_stage(elementwise_kernels(model, Target(hardware, "torch"), step, EAGER))
+    assert at_least_s <= found.seconds.value < at_least_s + len(model.blocks) * 20e-6
