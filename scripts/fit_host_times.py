@@ -31,11 +31,15 @@ NOTHING = HostTimes()
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What is fitted of a program: its times, the tokens of a step in these runs, whether it decides a step ahead."""
+    """What is fitted of a program: its times, the tokens of a step in these runs, whether it decides a step ahead.
+
+    With `crowded` the server decodes one request fewer than are in flight, which is looked at, not fitted.
+    """
 
     host: HostTimes
     step_tokens: int
     overlap: bool
+    crowded: bool = False
 
 
 PLAIN = Settings(NOTHING, 8192, False)
@@ -60,6 +64,8 @@ class Run:
         server = replace(
             self.replica.server, host=settings.host, step_tokens=settings.step_tokens, overlap=settings.overlap
         )
+        if settings.crowded:
+            server = replace(server, sequences_max=in_flight - 1)
         served = simulate_closed(Requests(np.zeros(count), *lengths), self.replica.table, server, in_flight)
         return float(served.ttft_s.mean()), float(served.tpot_s.mean())
 
@@ -130,7 +136,18 @@ def main() -> None:
             ("left out", unseen),
         ):
             print(f"  {title}: {summary(part)} ({len(part)} runs)", flush=True)
+        print_crowded(library)
     print(f"all, left out: {summary(pd.concat(everything))}")
+
+
+def print_crowded(library: Library) -> None:
+    """Print by model and requests in flight how first tokens fit if the server decodes one request fewer."""
+    settings = library.fit(np.arange(len(library.runs)))
+    frame = pd.DataFrame({"model": library.column("model"), "in flight": library.column("concurrency").astype(int)})
+    for name, crowded in (("as many", False), ("one fewer", True)):
+        found = [run.simulated(replace(settings, crowded=crowded)) for run in library.runs]
+        frame[name] = errors(library.runs, found)["ttft"].abs()
+    print(frame.groupby(["model", "in flight"]).mean().map("{:.0%}".format).unstack().to_string(), flush=True)
 
 
 def summary(part: pd.DataFrame) -> str:
