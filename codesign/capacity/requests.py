@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,12 +10,14 @@ import numpy.typing as npt
 
 from codesign.cost.arrays import FloatArray
 from codesign.errors import InputError, did_you_mean
+from codesign.files import read_text
 
 IntArray = npt.NDArray[np.int64]
 TOKENS_MAX = 2**24
 REQUESTS_MAX = 20_000_000
 RATE_MAX_PER_S = 1e6
 SIGMA_MAX, VARIATION_MAX = 5.0, 20.0
+LENGTHS_BYTES_MAX = 64 * 2**20
 
 
 class Lengths(Protocol):
@@ -160,7 +163,13 @@ def _gaps(random: np.random.Generator, variation: float, count: int) -> FloatArr
 
 
 def parse_lengths(text: str, option: str) -> Lengths:
-    """Return the distribution of a text: 300, lognormal:MEDIAN:SIGMA, bimodal:FIRST:SECOND:SHARE; InputError else."""
+    """Return the distribution of a text: 300, lognormal:MEDIAN:SIGMA, bimodal:FIRST:SECOND:SHARE or file:FILE.
+
+    InputError for other texts, and for a file that does not hold one number of tokens a line.
+    """
+    word, _, path = text.strip().partition(":")
+    if word.lower() == "file":
+        return _observed(Path(path), option)
     kind, *words = text.strip().lower().split(":")
     if not words:
         return Fixed(_tokens(kind, option))
@@ -174,9 +183,16 @@ def parse_lengths(text: str, option: str) -> Lengths:
     if kind not in known or len(words) != known[kind][0]:
         raise InputError(
             f'{option}: "{text[:60]}" is not understood.{did_you_mean(kind, known)} Write a number of tokens, '
-            "lognormal:MEDIAN:SIGMA or bimodal:FIRST:SECOND:SHARE."
+            "lognormal:MEDIAN:SIGMA, bimodal:FIRST:SECOND:SHARE or file:FILE with one number a line."
         )
     return known[kind][1](words)
+
+
+def _observed(path: Path, option: str) -> Empirical:
+    words = read_text(path, LENGTHS_BYTES_MAX, "a list of lengths").split()
+    if not words:
+        raise InputError(f"{option}: {path} is empty; write one number of tokens a line.")
+    return Empirical(tuple(_tokens(word, f"{option}: {path}") for word in words))
 
 
 def _tokens(word: str, option: str) -> int:

@@ -18,7 +18,8 @@ def demand_options(function: Any) -> Any:
     """Add what requests a service gets: --workload, --prompt, --output, --trace, --variation, --shared-prefix."""
     options = (
         click.option("--workload", default="", metavar="NAME", help="Typical lengths: chat, code, summarise or agent."),
-        click.option("--prompt", metavar="LENGTHS", help="300, lognormal:MEDIAN:SIGMA or bimodal:FIRST:SECOND:SHARE."),
+        click.option("--prompt", metavar="LENGTHS",
+                     help="300, lognormal:MEDIAN:SIGMA, bimodal:FIRST:SECOND:SHARE, or file:FILE, one number a line."),
         click.option("--output", metavar="LENGTHS", help="New tokens of a request, written like --prompt."),
         click.option("--trace", metavar="FILE", help="Arrival times and lengths of a log, CSV or JSON lines."),
         click.option(

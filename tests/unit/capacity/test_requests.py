@@ -23,6 +23,24 @@ def test_drawn_lengths_have_the_stated_mean(lengths):
     assert drawn.min() >= 1
 
 
+def test_lengths_of_a_file_are_drawn_as_often_as_they_stand_there(tmp_path):
+    path = tmp_path / "Lengths.txt"
+    path.write_text("100\n100\n100\n4000\n", encoding="utf-8")
+    lengths = parse_lengths(f"file:{path}", "--prompt")
+    assert lengths == Empirical((100, 100, 100, 4000))
+    drawn = lengths.draw(np.random.default_rng(0), 10_000)
+    assert set(drawn) == {100, 4000}
+    assert np.mean(drawn == 100) == pytest.approx(0.75, abs=0.02)
+
+
+@pytest.mark.parametrize(("content", "message"), [("", "is empty"), ("300\n-1\n", '"-1" is not a number of tokens')])
+def test_a_file_of_lengths_that_holds_something_else_is_refused(tmp_path, content, message):
+    path = tmp_path / "lengths.txt"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        parse_lengths(f"file:{path}", "--output")
+
+
 @pytest.mark.parametrize("variation", [0.0, 0.5, 1.0, 3.0])
 def test_arrivals_have_the_stated_rate_and_variation(variation):
     requests = draw_requests(Demand(20.0, Fixed(1), Fixed(1), variation), 200_000, seed=2)
