@@ -135,7 +135,7 @@ _FOUR_BITS = (
     *(_Format(_scheme(4, group), "int4", 8, 2.0 if group else 4.0) for group in _GROUPS),
     *(_Format(_scheme(4, group, True), "int4", 8, 3.0 if group else 5.0) for group in _GROUPS),
 )
-_EIGHT_BITS = _Format("W8A16", "int8", 128, 4.0)
+_EIGHT_BITS = (_Format("W8A16", "int8", 128, 4.0), _Format("FP8-A16", "e4m3", 0, 4.0))
 
 
 def _weight_only(kernel: str, of: _Format, call: Callable[[Any, Any], Any], *limits: Limit, note: str = "") -> GemmRow:
@@ -155,9 +155,9 @@ def _dequantized(of: _Format) -> GemmRow:
 
 _GEMMS = (
     *(_weight_only("w4a16_gemm", of, _call_weight_only, _few_rows) for of in _FOUR_BITS),
-    _weight_only("w8a16_gemm", _EIGHT_BITS, _call_weight_only, _few_rows),
+    *(_weight_only("w8a16_gemm", of, _call_weight_only, _few_rows) for of in _EIGHT_BITS),
     *(_weight_only("triton", of, _call_triton, _for_triton, gpu.needs_capability(8, 0)) for of in _FOUR_BITS),
-    *(_dequantized(of) for of in (*_FOUR_BITS, _EIGHT_BITS)),
+    *(_dequantized(of) for of in (*_FOUR_BITS, *_EIGHT_BITS)),
     GemmRow("w8a8_gemm", "W8A8", "int8", gpu.feeder("fp16"), _pack_w8a8, _call_w8a8, gpu.to_float32,
             x_precision="fp16", rounding="int8 per token", limits=(k_multiple(32), _few_rows), device="cuda"),
     GemmRow("round_int_mm", "W8A8", "int8", gpu.feeder("fp16"), _pack_int8_rows, _call_rounded, gpu.to_float32,
