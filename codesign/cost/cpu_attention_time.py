@@ -18,6 +18,10 @@ CPU_ATTENTION_CONSTANTS = (
 )  # fmt: skip
 
 
+# Queries of a prompt go in tiles of so many, which are computed whole where only some may see a key.
+QUERY_TILE = ("query_tile",)
+
+
 def is_cpu_attention_sheet(constants: Mapping[str, float]) -> bool:
     """Return whether the constants are those of this formula."""
     return "query_elements_per_cycle" in constants
@@ -25,7 +29,7 @@ def is_cpu_attention_sheet(constants: Mapping[str, float]) -> bool:
 
 def cpu_attention_constants_problem(constants: Mapping[str, float]) -> str | None:
     """Return what is wrong with the constants of a sheet as a sentence, None if nothing is."""
-    problem = constants_problem(constants, CPU_ATTENTION_CONSTANTS)
+    problem = constants_problem(constants, CPU_ATTENTION_CONSTANTS, (QUERY_TILE,))
     if problem is None and (not 1.0 <= constants["overlap_exponent"] <= 100.0 or constants["thread_fraction"] > 1.0):
         return "overlap_exponent must be from 1 to 100, and thread_fraction at most 1."
     return problem
@@ -39,7 +43,8 @@ def cpu_attention_seconds(constants: Mapping[str, float], work: AttentionWork) -
     c = constants
     threads = work.unit_count
     cycles_per_s = threads * work.clock_hz * c["thread_fraction"] ** np.log2(threads)
-    seen_elements: FloatArray = 2.0 * work.batch * work.query_tokens * work.seen_tokens * work.head_dim
+    beyond = np.where(work.query_tokens > 1, (c.get("query_tile", 1.0) - 1.0) / 2.0, 0.0)
+    seen_elements: FloatArray = 2.0 * work.batch * work.query_tokens * (work.seen_tokens + beyond) * work.head_dim
     kept_elements: FloatArray = 2.0 * work.batch * work.kv_tokens * work.head_dim
     cycles = (
         seen_elements * work.heads / c["query_elements_per_cycle"]

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from codesign.cost.arrays import as_floats
+from codesign.cost.arrays import FloatArray, as_floats
 from codesign.cost.attention_time import AttentionWork, attention_work
-from codesign.cost.cpu_attention_time import cpu_attention_seconds
+from codesign.cost.cpu_attention_time import QUERY_TILE, cpu_attention_seconds
 from codesign.cost.cpu_gemm_time import CpuState
 from codesign.cost.fit_attention import AttentionRows
 from codesign.cost.fit_constants import (
@@ -29,6 +29,7 @@ from codesign.schemes.kv import KvFormat, bytes_per_token
 
 POINTS_MIN = 8
 START_COUNT = 3
+QUERY_TILES = (1.0, 32.0, 64.0)
 BOUNDS: Mapping[str, Bounds] = {
     "fixed_s": Bounds(1e-7, 1e-2, 5e-6),
     "bandwidth_fraction": Bounds(5e-3, 1.5, 0.8, 0.3),
@@ -79,7 +80,16 @@ def _take(work: AttentionWork, mask: Mask) -> AttentionWork:
 
 
 def _fit(rows: AttentionRows, work: AttentionWork, mask: Mask) -> Constants:
-    part = _take(work, mask)
-    return fit_constants(BOUNDS, lambda c: cpu_attention_seconds(c, part).predicted_s, rows.seconds[mask], START_COUNT)[
-        0
-    ]
+    """Return the best constants; tiles of queries are tried where prompts were measured."""
+    part, seconds = _take(work, mask), rows.seconds[mask]
+    tiles = QUERY_TILES if np.any(part.query_tokens > 1) else (None,)
+    return min((_fit_tile(part, seconds, tile) for tile in tiles), key=lambda found: found[1])[0]
+
+
+def _fit_tile(part: AttentionWork, seconds: FloatArray, tile: float | None) -> tuple[Constants, float]:
+    """Return the best constants beside that of the tile, all of them, and their cost."""
+    fixed = {} if tile is None else {QUERY_TILE[0]: tile}
+    found, cost = fit_constants(
+        BOUNDS, lambda c: cpu_attention_seconds({**c, **fixed}, part).predicted_s, seconds, START_COUNT
+    )
+    return {**found, **fixed}, cost

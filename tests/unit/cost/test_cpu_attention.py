@@ -91,3 +91,24 @@ def test_too_few_points_are_refused():
 def test_times_in_another_unit_are_refused(unit):
     frame = measured()
     assert "seconds" in fit_frame(frame.assign(measured_s=frame["measured_s"] * unit), CPU).refusals[0].reason
+
+
+def prompts(tile: float) -> pandas.DataFrame:
+    """Return prompts as a machine would measure them that computes tiles of queries whole, with 2 % noise."""
+    sizes = [(b, t, h) for b in (1, 2) for t in (32, 64, 96, 128, 256, 512) for h in (8, 32)]
+    batch, tokens, heads = np.array(sizes, dtype=float).T
+    shape = AttentionShape(batch, tokens, tokens, heads, heads, np.full(len(sizes), 64.0))
+    work = attention_work(with_threads(CPU, 1), "bf16", shape, np.full(len(sizes), 256.0))
+    exact = cpu_attention_seconds(CONSTANTS | {"query_tile": tile}, work).predicted_s
+    return pandas.DataFrame(
+        {"hw": CPU.name, "library": "torch", "op": "attention_prefill", "kv_dtype": "bf16", "batch": batch,
+         "q_tokens": tokens, "kv_tokens": tokens, "heads": heads, "kv_heads": heads, "head_dim": 64, "threads": 1.0,
+         "measured_s": exact * np.random.default_rng(3).normal(1.0, 0.02, len(sizes))}
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("tile", [1.0, 32.0])
+def test_the_tile_of_queries_is_found_in_prompts(tile):
+    found = fit_frame(prompts(tile), CPU).calibrations["attention_prefill", "bf16-d64"]
+    assert found.constants["query_tile"] == tile
+    assert found.error_fraction < 0.06
