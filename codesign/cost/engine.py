@@ -131,15 +131,13 @@ def kernels_after(engine: EngineClass, groups: Sequence[FusedGroup]) -> list[flo
     ]
 
 
-def linear_host_s(
-    engine: EngineClass, hardware: Hardware, group: FusedGroup, scheme: Scheme, kernels_after: float
-) -> float:
-    """Return the seconds to issue a group's layers, and what they add to the kernels after them by emptying caches."""
+def linear_host_s(engine: EngineClass, hardware: Hardware, group: FusedGroup, scheme: Scheme, after: float) -> float:
+    """Return the seconds to issue a group's layers, and what emptied caches add to them and the kernels `after`."""
     if not engine.python_loop:
         return 0.0
     count = linear_kernel_count(engine, hardware, group, scheme)
     layer_bytes = group.weight_count * scheme.bits_per_weight / BITS_PER_BYTE / count
-    return issue_s(hardware) * count + _cold_s(hardware, layer_bytes) * (count + kernels_after)
+    return issue_s(hardware) * count + _cold_s(hardware, layer_bytes) * (count + after)
 
 
 def other_host_s(engine: EngineClass, hardware: Hardware, groups: Sequence[FusedGroup]) -> float:
