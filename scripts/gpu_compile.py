@@ -9,15 +9,15 @@ import sys
 from collections.abc import Iterator
 
 from codesign.gpu.attention import HEAD_DIMS
+from codesign.gpu.gemm import ACROSS
 from codesign.gpu.program import ARCHITECTURES, BFLOAT_MIN, Program, compile_program, program, resources
 
 
 def programs() -> Iterator[Program]:
     """Yield every unit that the kernels are used as."""
-    tiles = ((1, 1), (2, 2), (4, 2), (8, 2))
     for bfloat in (0, 1):
-        for m_tiles, n_tiles in tiles:
-            cut = {"bfloat": bfloat, "m_tiles": m_tiles, "n_tiles": n_tiles}
+        for m_tiles, (n_tiles, n_warps) in ACROSS.items():
+            cut = {"bfloat": bfloat, "m_tiles": m_tiles, "n_tiles": n_tiles, "n_warps": n_warps}
             for group in (0, 32, 64, 128):
                 for zeros in (0, 1):
                     yield program("w4a16_gemm", group=group, zeros=zeros, **cut)

@@ -1,6 +1,6 @@
 """Multiplying up to 64 rows with quantized weights on a GPU."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,18 +16,32 @@ TILE_ROWS = 8
 K_MULTIPLE = 32
 GROUPS = (0, 32, 64, 128)
 WARPS, LANES = 8, 32
-BLOCKS_PER_MULTIPROCESSOR = 2
+# Tiles of outputs and warps across them by tiles of rows: more rows are read once for more outputs.
+ACROSS = {1: (1, 1), 2: (2, 2), 4: (2, 4), 8: (2, 4)}
+BLOCKS_PER_MULTIPROCESSOR = {1: 3, 2: 2, 4: 1, 8: 1}  # that registers leave room for, by tiles of rows
 
 Kind = Literal["int4", "int8", "e4m3"]
+CODE_OF_ZERO = {"int4": 8, "int8": 128, "e4m3": 0}
 
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """How a multiplication is cut: tiles of 8 rows and of 16 outputs per block, and parts of the inner dimension."""
+    """How a multiplication is cut: tiles of 8 rows, tiles of 16 outputs per warp, warps across, parts of k."""
 
     m_tiles: int
     n_tiles: int
+    n_warps: int
     parts: int
+
+    @property
+    def outputs(self) -> int:
+        """Return the outputs of a block."""
+        return self.n_tiles * self.n_warps * layout.TILE_OUTPUTS
+
+    @property
+    def macros(self) -> dict[str, int]:
+        """Return what a kernel is compiled with."""
+        return {"m_tiles": self.m_tiles, "n_tiles": self.n_tiles, "n_warps": self.n_warps}
 
     @property
     def shared_bytes(self) -> int:
@@ -37,12 +51,12 @@ class Tiling:
 
 def tiling(m: int, n: int, k: int, multiprocessors: int) -> Tiling:
     """Return the cut for m rows: blocks of more outputs read the activations less often, parts fill the machine."""
-    m_tiles = next(tiles for tiles in (1, 2, 4, 8) if tiles * TILE_ROWS >= m)
-    n_tiles = 1 if m_tiles == 1 else 2
-    blocks = layout.padded(n, layout.OUTPUT_MULTIPLE) // (n_tiles * layout.TILE_OUTPUTS)
-    chunks = layout.padded(k, layout.CHUNK) // layout.CHUNK
-    parts = -(-BLOCKS_PER_MULTIPROCESSOR * multiprocessors // blocks)
-    return Tiling(m_tiles, n_tiles, max(1, min(parts, chunks // WARPS)))
+    m_tiles = next(tiles for tiles in ACROSS if tiles * TILE_ROWS >= m)
+    n_tiles, n_warps = ACROSS[m_tiles]
+    whole = Tiling(m_tiles, n_tiles, n_warps, parts=1)
+    blocks = layout.padded(n, layout.OUTPUT_MULTIPLE) // whole.outputs
+    parts = round(BLOCKS_PER_MULTIPROCESSOR[m_tiles] * multiprocessors / blocks)
+    return replace(whole, parts=max(1, min(parts, layout.chunks_of(k) * n_warps // WARPS)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +94,9 @@ def pack_weight_only(
     if kind == "e4m3" and np.any(codes & 0x7F == 0x7F):
         raise InputError("a weight is NaN; look at the layer with `codesign errors`.")
     packed = layout.pack_scales(scales, k, group)
-    words = layout.pack_nibbles(codes) if kind == "int4" else layout.pack_bytes(codes)
+    middle = zeros[:, -1] if zeros is not None else CODE_OF_ZERO[kind]
+    whole = layout.filled(codes, middle, group)
+    words = layout.pack_nibbles(whole) if kind == "int4" else layout.pack_bytes(whole)
     points = None if zeros is None else on_device(layout.pack_zeros(zeros, k, group), device)
     return GpuWeights(
         kind, n, k, group, on_device(words.view(np.int32), device), on_device(packed.halves, device), points,
@@ -97,7 +113,7 @@ def on_device(values: NDArray[Any], device: Any) -> Any:
 
 def weight_only_program(weights: GpuWeights, bfloat: bool, cut: Tiling) -> Program:
     """Return the unit that multiplies such weights in such a cut."""
-    common = {"bfloat": bfloat, "group": weights.group, "m_tiles": cut.m_tiles, "n_tiles": cut.n_tiles}
+    common = {"bfloat": bfloat, "group": weights.group, **cut.macros}
     if weights.kind == "int4":
         return program("w4a16_gemm", zeros=weights.zeros is not None, **common)
     return program("w8a16_gemm", e4m3=weights.kind == "e4m3", **common)
@@ -134,7 +150,7 @@ def checked_rows(x: Any, k: int, rows_max: int | None = None) -> int:
 
 
 def _grid(cut: Tiling, n: int) -> tuple[int, int, int]:
-    return layout.padded(n, layout.OUTPUT_MULTIPLE) // (cut.n_tiles * layout.TILE_OUTPUTS), cut.parts, 1
+    return layout.padded(n, layout.OUTPUT_MULTIPLE) // cut.outputs, cut.parts, 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +177,7 @@ def multiply_w8a8(gpu: Gpu, x: Any, weights: Int8Weights, workspace: "Workspace"
 
     m, n, k = checked_rows(x, weights.k, ROWS_MAX), weights.n, weights.k
     cut = tiling(m, n, k, gpu.multiprocessors)
-    unit = program("w8a8_gemm", bfloat=x.dtype == torch.bfloat16, m_tiles=cut.m_tiles, n_tiles=cut.n_tiles)
+    unit = program("w8a8_gemm", bfloat=x.dtype == torch.bfloat16, **cut.macros)
     codes = torch.empty((m, layout.padded(k, layout.CHUNK)), dtype=torch.int8, device=x.device)
     scales = torch.empty(m, dtype=torch.float32, device=x.device)
     out = torch.empty((m, n), dtype=x.dtype, device=x.device)
@@ -190,7 +206,7 @@ class Workspace:
         if cut.parts == 1:
             return None, None
         wide = layout.padded(n, layout.OUTPUT_MULTIPLE)
-        return self.room(cut.parts * m * wide, wide // (cut.n_tiles * layout.TILE_OUTPUTS))
+        return self.room(cut.parts * m * wide, wide // cut.outputs)
 
     def room(self, floats: int, counters: int) -> tuple[Any, Any]:
         """Return at least so many floats, and so many counters that are zero."""

@@ -18,7 +18,7 @@ from codesign.gpu.program import program
 THREADS = WARPS * LANES
 INT_MM_ROWS_MIN = 17
 INT_MM_MULTIPLE = 8  # of inputs and outputs
-_ONE_TILE = Tiling(m_tiles=1, n_tiles=1, parts=1)
+_ONE_TILE = Tiling(m_tiles=1, n_tiles=1, n_warps=1, parts=1)
 
 
 def dequantize(gpu: Gpu, weights: GpuWeights, out: Any) -> Any:
@@ -27,7 +27,7 @@ def dequantize(gpu: Gpu, weights: GpuWeights, out: Any) -> Any:
 
     unit = weight_only_program(weights, out.dtype == torch.bfloat16, _ONE_TILE)
     chunks_per_block = WARPS * (2 if weights.kind == "int4" else 1)
-    chunks = layout.padded(weights.k, layout.CHUNK) // layout.CHUNK
+    chunks = layout.chunks_of(weights.k, weights.group)
     tiles = layout.padded(weights.n, layout.OUTPUT_MULTIPLE) // layout.TILE_OUTPUTS
     gpu.launch(
         Launch(unit, "dequantize", (tiles, -(-chunks // chunks_per_block), 1), THREADS, 0),
@@ -69,7 +69,7 @@ def multiply_rounded(gpu: Gpu, x: Any, weights: Int8Rows) -> Any:
     m = checked_rows(x, weights.k)
     if m < INT_MM_ROWS_MIN:
         raise InputError(f"{m} rows: the library's product of 8-bit integers takes {INT_MM_ROWS_MIN} or more.")
-    unit = program("w8a8_gemm", bfloat=x.dtype == torch.bfloat16, m_tiles=1, n_tiles=1)
+    unit = program("w8a8_gemm", bfloat=x.dtype == torch.bfloat16, **_ONE_TILE.macros)
     codes = torch.empty((m, weights.codes.shape[1]), dtype=torch.int8, device=x.device)
     scales = torch.empty(m, dtype=torch.float32, device=x.device)
     out = torch.empty((m, weights.n), dtype=x.dtype, device=x.device)

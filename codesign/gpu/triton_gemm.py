@@ -29,7 +29,7 @@ class Blocks:
 def blocks(m: int, n: int, multiprocessors: int) -> Blocks:
     """Return blocks that unpack each weight once for up to 128 rows, narrow ones where wide ones leave a GPU idle."""
     rows = next((rows for rows in _ROWS if rows >= m), _ROWS[-1])
-    wide = layout.padded(n, layout.OUTPUT_MULTIPLE) // layout.OUTPUT_MULTIPLE * -(-m // rows)
+    wide = layout.padded(n, layout.OUTPUT_MULTIPLE) // (_WIDE * layout.TILE_OUTPUTS) * -(-m // rows)
     tiles = _WIDE if 4 * wide >= 3 * multiprocessors else _NARROW
     return Blocks(rows, tiles, chunks=1 if rows == _ROWS[-1] else 2, warps=8 if rows == _ROWS[-1] else 4)
 
@@ -43,10 +43,10 @@ def multiply_by_triton(x: Any, weights: GpuWeights, multiprocessors: int) -> Any
         raise InputError(f"{weights.kind} weights, {x.dtype}: the Triton kernel is for int4 weights and float16.")
     cut = blocks(m, n, multiprocessors)
     out = torch.empty((m, n), dtype=x.dtype, device=x.device)
-    n_padded, outputs = layout.padded(n, layout.OUTPUT_MULTIPLE), cut.tiles * layout.TILE_OUTPUTS
-    _kernel()[(n_padded // outputs, -(-m // cut.rows))](
+    outputs = cut.tiles * layout.TILE_OUTPUTS
+    _kernel()[(layout.padded(n, layout.OUTPUT_MULTIPLE) // outputs, -(-m // cut.rows))](
         x, weights.codes, weights.halves, weights.zeros, weights.factors, out, m, n, k,
-        layout.padded(k, layout.CHUNK) // layout.CHUNK, layout.groups_of(k, group), n_padded,
+        layout.chunks_of(k, group), layout.groups_of(k, group),
         GROUP=group, HAS_ZEROS=weights.zeros is not None, BLOCK_M=cut.rows, TILES=cut.tiles, CHUNKS=cut.chunks,
         num_warps=cut.warps, num_stages=STAGES, enable_fp_fusion=True,  # said, because its default is about to change
     )  # fmt: skip

@@ -16,30 +16,47 @@ constexpr int BITS = CODESIGN_BITS;
 constexpr uint32_t MAGIC = CODESIGN_BFLOAT ? 0x43004300u : 0x64006400u;
 constexpr float MAGIC_VALUE = CODESIGN_BFLOAT ? 128.0f : 1024.0f;
 
-// What is subtracted from the codes of the two rows of outputs that a lane holds.
+// What is added to the codes of the two rows of outputs that a lane holds.
 struct Points {
     uint32_t first, second; // pairs of -(MAGIC_VALUE + zero)
     uint32_t second_high;   // of -(MAGIC_VALUE / 16 + zero), for codes that stand four bits higher
 };
 
-DEVICE Points points_of(float first, float second) {
-    return {twice(-MAGIC_VALUE - first), twice(-MAGIC_VALUE - second), twice(-MAGIC_VALUE / 16 - second)};
+DEVICE Points points_of_middle() {
+    return {twice(-MAGIC_VALUE - 8.0f), twice(-MAGIC_VALUE - 8.0f), twice(-MAGIC_VALUE / 16 - 8.0f)};
+}
+
+// From the bytes of both rows: they become the low bits of numbers below zero, as codes do of those above. 16 steps of
+// 1024 are one of 64.
+DEVICE Points points_of(uint32_t zeros) {
+    const uint32_t first = pick_bytes(zeros, 0, 0x4040), second = pick_bytes(zeros, 0, 0x4141);
+    return {first | MAGIC | 0x80008000u, second | MAGIC | 0x80008000u, second << 4 | 0xd400d400u};
+}
+
+// What every word of codes needs.
+struct Masks {
+    uint32_t low, high, sixteenth;
+};
+
+// A constant that the compiler does not know, because `k` might be negative: an instruction has room for one constant,
+// and the compiler would rather load the other one again for each use than keep it in a register.
+DEVICE uint32_t hidden(uint32_t constant, int k) { return kept(constant + (uint32_t(k) >> 31)); }
+
+DEVICE Masks masks_of(int k) {
+    return {hidden(0x000f000fu, k), hidden(0x00f000f0u, k), hidden(CODESIGN_BFLOAT ? 0x3d803d80u : 0x2c002c00u, k)};
 }
 
 // Four pairs of a fragment from a word of 8 codes: nibbles 0 and 4 are the first row's first pair, 1 and 5 the second
 // row's, 2 and 6 and 3 and 7 the second pairs.
-DEVICE void decode_nibbles(uint32_t (&a)[4], uint32_t codes, const Points &points) {
-    const uint32_t one = twice(1.0f);
+DEVICE void decode_nibbles(uint32_t (&a)[4], uint32_t codes, const Points &points, const Masks &masks) {
 #if CODESIGN_BFLOAT
 #pragma unroll
-    for (int i = 0; i < 4; i++)
-        a[i] = fma(codes >> 4 * i & 0x000f000fu | MAGIC, one, i % 2 ? points.second : points.first);
+    for (int i = 0; i < 4; i++) a[i] = add(codes >> 4 * i & masks.low | MAGIC, i % 2 ? points.second : points.first);
 #else
-    const uint32_t sixteenth = twice(0.0625f);
 #pragma unroll
     for (int i = 0; i < 4; i += 2) {
-        a[i] = fma(codes >> 4 * i & 0x000f000fu | MAGIC, one, points.first);
-        a[i + 1] = fma(codes >> 4 * i & 0x00f000f0u | MAGIC, sixteenth, points.second_high);
+        a[i] = add(codes >> 4 * i & masks.low | MAGIC, points.first);
+        a[i + 1] = fma(codes >> 4 * i & masks.high | MAGIC, masks.sixteenth, points.second_high);
     }
 #endif
 }

@@ -9,6 +9,7 @@
 #define KERNEL extern "C" __global__
 #define DEVICE __device__ __forceinline__
 #define BOUNDED(threads) __launch_bounds__(threads)
+#define BOUNDED_BLOCKS(threads, blocks) __launch_bounds__(threads, blocks)
 #define LAUNCHED(name)
 
 typedef unsigned char uint8_t;
@@ -19,6 +20,8 @@ typedef unsigned int uint32_t;
 typedef long long int64_t;
 
 namespace codesign::gpu {
+
+constexpr bool IS_HOPPER = __CUDA_ARCH__ >= 900;
 
 struct alignas(16) Words {
     uint32_t word[4];
@@ -40,6 +43,8 @@ DEVICE char *shared_memory() {
     return (char *)bytes;
 }
 
+// What lane 0 has: the compiler then knows that it is the same in all lanes.
+DEVICE int of_warp(int x) { return __shfl_sync(0xffffffffu, x, 0); }
 DEVICE float shuffle_xor(float x, int mask) { return __shfl_xor_sync(0xffffffffu, x, mask); }
 DEVICE float power_of_two(float x) {
     float y;
@@ -57,6 +62,46 @@ DEVICE Words load_once(const Words *from) {
     asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
                  : "=r"(to.word[0]), "=r"(to.word[1]), "=r"(to.word[2]), "=r"(to.word[3])
                  : "l"(from));
+    return to;
+}
+
+// The same where `wanted`, else anything; without a branch.
+DEVICE Words load_once_if(bool wanted, const Words *from) {
+    Words to;
+    asm volatile("{.reg .pred p; setp.ne.s32 p, %5, 0;\n"
+                 "@p ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];}"
+                 : "=r"(to.word[0]), "=r"(to.word[1]), "=r"(to.word[2]), "=r"(to.word[3])
+                 : "l"(from), "r"(int(wanted)));
+    return to;
+}
+// The same value, which the compiler computes once and keeps, not again in each branch that uses it.
+template <class T> DEVICE T *kept(T *pointer) {
+    asm volatile("" : "+l"(pointer));
+    return pointer;
+}
+DEVICE uint32_t kept(uint32_t x) {
+    asm volatile("" : "+r"(x));
+    return x;
+}
+
+// Loads where `wanted`, else leaves what `to` has.
+DEVICE void load_kept(bool wanted, const void *from, Words &to) {
+    asm volatile("{.reg .pred p; setp.ne.s32 p, %5, 0;\n@p ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];}"
+                 : "+r"(to.word[0]), "+r"(to.word[1]), "+r"(to.word[2]), "+r"(to.word[3])
+                 : "l"(from), "r"(int(wanted)));
+}
+DEVICE uint32_t load_if(bool wanted, const uint32_t *from) {
+    uint32_t to;
+    asm volatile("{.reg .pred p; setp.ne.s32 p, %2, 0;\n@p ld.global.nc.u32 %0, [%1];}"
+                 : "=r"(to)
+                 : "l"(from), "r"(int(wanted)));
+    return to;
+}
+DEVICE uint16_t load_if(bool wanted, const uint16_t *from) {
+    uint16_t to;
+    asm volatile("{.reg .pred p; setp.ne.s32 p, %2, 0;\n@p ld.global.nc.u16 %0, [%1];}"
+                 : "=h"(to)
+                 : "l"(from), "r"(int(wanted)));
     return to;
 }
 
@@ -79,6 +124,12 @@ DEVICE uint32_t half_pair(float low, float high) {
 DEVICE float float_of_half(uint16_t bits) {
     float to;
     asm("{.reg .f16 h; mov.b16 h, %1; cvt.f32.f16 %0, h;}" : "=f"(to) : "h"(bits));
+    return to;
+}
+
+DEVICE uint32_t half_add(uint32_t a, uint32_t b) {
+    uint32_t to;
+    asm("add.rn.f16x2 %0, %1, %2;" : "=r"(to) : "r"(a), "r"(b));
     return to;
 }
 

@@ -1,7 +1,7 @@
 """out[m, n] = x[m, k] · wᵀ for 16 to 256 rows of half precision: 4-bit weights become halves on their way to tl.dot.
 
 Weights lie as cuda.cu reads them (codesign/gpu/layout.py), so that both kernels share one copy. Scales and zero points
-are [groups, n padded]; GROUP 0 has neither scales nor groups, only the float factor of each output.
+are [tiles, groups, 8, 2]; GROUP 0 has neither scales nor groups, only the float factor of each output.
 """
 
 import triton
@@ -40,7 +40,7 @@ def halves_of(words, TILES: tl.constexpr, CHUNKS: tl.constexpr):
 
 @triton.jit
 def multiply(
-    x, codes, scales, zeros, factors, out, m, n, k, chunks, groups, n_padded,
+    x, codes, scales, zeros, factors, out, m, n, k, chunks, groups,
     GROUP: tl.constexpr, HAS_ZEROS: tl.constexpr, BLOCK_M: tl.constexpr, TILES: tl.constexpr, CHUNKS: tl.constexpr,
 ):  # fmt: skip
     """Write a block [BLOCK_M, TILES * 16] of the product; grid [n blocks, m blocks]."""
@@ -49,6 +49,7 @@ def multiply(
     WIDTH: tl.constexpr = BLOCK_K if GROUP == 0 or GROUP > BLOCK_K else GROUP  # of the inputs that share a scale here
     row = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
     output = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    pair = output % 8 * 2 + output % TILE_OUTPUTS // 8
     column = tl.arange(0, BLOCK_K)
     part = tl.arange(0, BLOCK_K // WIDTH)
     x_rows = x + row.to(tl.int64)[:, None] * k
@@ -62,7 +63,7 @@ def multiply(
             group = 0 * part
         else:
             group = first * CHUNK // GROUP + part
-        place = group[None, :] * n_padded + output[:, None]
+        place = (output[:, None] // TILE_OUTPUTS * groups + group[None, :]) * TILE_OUTPUTS + pair[:, None]
         there = (group < groups)[None, :]
         if HAS_ZEROS:
             minus = 1024.0 + tl.load(zeros + place, mask=there, other=0).to(tl.float16)

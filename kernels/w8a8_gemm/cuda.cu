@@ -9,37 +9,75 @@ constexpr float LARGEST_CODE = 127.0f, SMALLEST_MAXIMUM = 1e-36f;
 // Element q, j, i of a chunk (quarter q of 16, tile j of 8) is input 16 q + 8 j + i; a lane holds 16 inputs of each of
 // its two rows of outputs.
 struct Int8 {
-    static constexpr int PIECES = 2;
+    static constexpr int CHUNKS = 1, PIECES = 2;
 
-    const Words *codes;
-    const float *scales; // of outputs
-    const int8_t *x;     // [m][chunks * 64]
-    const float *x_scales;
-    int m, row_bytes;
+    struct Fetched {
+        Words codes[N_TILES][PIECES];
+    };
 
-    DEVICE void multiply(const Words (&chunk_codes)[N_TILES][PIECES], int chunk, Sums<int32_t> &sums) const {
+    struct Rows {
+        Words of[M_TILES]; // the 16 inputs of a chunk that this lane multiplies
+    };
+
+    const Words *codes[N_TILES]; // where this lane's part of each tile and row begins
+    const int8_t *rows[M_TILES];
+    const float *scales, *x_scales; // of outputs, of rows
+    int row_bytes;
+
+    DEVICE void fetch(Fetched &to, int step, bool wanted) const {
 #pragma unroll
-        for (int m_tile = 0; m_tile < M_TILES; m_tile++) {
-            const int row = m_tile * TILE_ROWS + fragment_row();
-            const int64_t place = int64_t(row) * row_bytes + chunk * CHUNK + 16 * fragment_quarter();
-            const Words inputs = row < m ? load(x + place) : Words{};
+        for (int tile = 0; tile < N_TILES; tile++)
 #pragma unroll
-            for (int n_tile = 0; n_tile < N_TILES; n_tile++)
+            for (int piece = 0; piece < PIECES; piece++)
+                to.codes[tile][piece] = load_once_if(wanted, codes[tile] + (step * PIECES + piece) * LANES);
+    }
+
+    DEVICE void load(Rows &to, int chunk) const {
+        const int input = chunk * CHUNK;
 #pragma unroll
-                for (int j = 0; j < 2; j++) {
-                    const Words &first = chunk_codes[n_tile][0], &second = chunk_codes[n_tile][1];
-                    const uint32_t a[4] = {first.word[2 * j], second.word[2 * j], first.word[2 * j + 1],
-                                           second.word[2 * j + 1]};
-                    const uint32_t b[2] = {inputs.word[2 * j], inputs.word[2 * j + 1]};
+        for (int i = 0; i < M_TILES; i++) load_kept(input < row_bytes, rows[i] + input, to.of[i]);
+    }
+
+    // `turn` says which of `inputs` has the step's chunk.
+    DEVICE void multiply(const Fetched &own, Rows (&inputs)[2], int step, int turn, Sums<int32_t> &sums) const {
+        const int at = ROWS_AHEAD ? turn : 0;
+        load(inputs[ROWS_AHEAD ? 1 - turn : 0], step + ROWS_AHEAD);
+        const Rows &here = inputs[at];
+#pragma unroll
+        for (int n_tile = 0; n_tile < N_TILES; n_tile++)
+#pragma unroll
+            for (int j = 0; j < 2; j++) {
+                const Words &first = own.codes[n_tile][0], &second = own.codes[n_tile][1];
+                const uint32_t a[4] = {first.word[2 * j], second.word[2 * j], first.word[2 * j + 1],
+                                       second.word[2 * j + 1]};
+#pragma unroll
+                for (int m_tile = 0; m_tile < M_TILES; m_tile++) {
+                    const uint32_t b[2] = {here.of[m_tile].word[2 * j], here.of[m_tile].word[2 * j + 1]};
                     multiply_int8(sums[m_tile][n_tile], a, b);
                 }
-        }
+            }
     }
 
     DEVICE uint16_t finish(int32_t sum, int row, int output) const {
         return narrow(float(sum) * x_scales[row] * scales[output]);
     }
 };
+
+// `x` is [m][chunks * 64]. Rows beyond the last are the last again, their sums go nowhere.
+DEVICE Int8 weights_of(const Words *codes, const float *scales, const int8_t *x, const float *x_scales, int m, int chunks) {
+    Int8 to;
+#pragma unroll
+    for (int i = 0; i < N_TILES; i++)
+        to.codes[i] = kept(codes + int64_t(first_tile() + i) * chunks * (Int8::PIECES * LANES) + lane());
+    to.row_bytes = chunks * CHUNK;
+#pragma unroll
+    for (int i = 0; i < M_TILES; i++) {
+        const int64_t row = min(i * TILE_ROWS + fragment_row(), m - 1);
+        to.rows[i] = kept(x + row * to.row_bytes + 16 * fragment_quarter());
+    }
+    to.scales = scales, to.x_scales = x_scales;
+    return to;
+}
 
 // The largest of the block's numbers, for all its threads.
 DEVICE float largest_of_block(float mine) {
@@ -79,10 +117,9 @@ KERNEL void BOUNDED(codesign::gpu::THREADS)
     w8a8(const codesign::gpu::Words *codes, const float *scales, const int8_t *x, const float *x_scales, uint16_t *out,
          int32_t *partial, uint32_t *arrived, int m, int n, int k) {
     using namespace codesign::gpu;
-    constexpr int OUTPUTS = 4 * TILE_OUTPUTS;
-    const int n_padded = (n + OUTPUTS - 1) / OUTPUTS * OUTPUTS, chunks = (k + CHUNK - 1) / CHUNK;
-    const Int8 weights = {codes, scales, x, x_scales, m, chunks * CHUNK};
-    skinny_gemm<Int8, int32_t>(weights, {out, partial, arrived, m, n, n_padded}, chunks);
+    const int chunks = (k + CHUNK - 1) / CHUNK;
+    const Int8 weights = weights_of(codes, scales, x, x_scales, m, chunks);
+    skinny_gemm<Int8, int32_t>(weights, {out, partial, arrived, m, n, padded_outputs(n)}, chunks);
 }
 LAUNCHED(w8a8)
 

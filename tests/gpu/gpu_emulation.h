@@ -17,9 +17,11 @@
 #define KERNEL extern "C"
 #define DEVICE inline
 #define BOUNDED(threads)
+#define BOUNDED_BLOCKS(threads, blocks)
 
 namespace codesign::gpu {
 
+constexpr bool IS_HOPPER = true;
 constexpr int WARP = 32, STACK_BYTES = 1 << 17;
 
 struct alignas(16) Words {
@@ -96,6 +98,15 @@ inline uint32_t pick_bytes(uint32_t low, uint32_t high, uint32_t selector) {
     return to;
 }
 inline Words load_once(const Words *from) { return *from; }
+inline Words load_once_if(bool wanted, const Words *from) {
+    return wanted ? *from : Words{{0x7f7f7f7f, 0x7f7f7f7f, 0x7f7f7f7f, 0x7f7f7f7f}};
+}
+template <class T> T kept(T x) { return x; }
+inline void load_kept(bool wanted, const void *from, Words &to) {
+    if (wanted) memcpy(&to, from, sizeof to);
+}
+inline uint32_t load_if(bool wanted, const uint32_t *from) { return wanted ? *from : 0x7f7f7f7f; }
+inline uint16_t load_if(bool wanted, const uint16_t *from) { return wanted ? *from : 0x7f7f; }
 inline Words load(const void *from) {
     Words to;
     memcpy(&to, from, sizeof to);
@@ -114,6 +125,12 @@ inline void after() { wait(running->warps[thread() / WARP].barrier, WARP); }
 
 inline float shuffle_xor(float x, int mask) {
     const float got = as_float(give({{as_bits(x)}})[(thread() % WARP) ^ mask].word[0]);
+    after();
+    return got;
+}
+
+inline int of_warp(int x) {
+    const int got = int(give({{uint32_t(x)}})[0].word[0]);
     after();
     return got;
 }
@@ -138,6 +155,7 @@ uint32_t fma_pair(uint32_t a, uint32_t b, uint32_t c) {
     return to;
 }
 inline uint32_t half_fma(uint32_t a, uint32_t b, uint32_t c) { return fma_pair<float_of_half, any_half_of_float>(a, b, c); }
+inline uint32_t half_add(uint32_t a, uint32_t b) { return half_fma(a, 0x3c003c00, b); }
 inline uint32_t bfloat_fma(uint32_t a, uint32_t b, uint32_t c) {
     return fma_pair<float_of_bf16, bf16_of_float>(a, b, c);
 }

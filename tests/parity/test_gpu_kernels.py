@@ -134,5 +134,6 @@ def test_a_cut_covers_all_outputs_and_leaves_work_for_every_warp(m):
     for n, k in ((4096, 4096), (576, 1536), (17, 32), (28672, 8192)):
         cut = tiling(m, n, k, 132)
         assert cut.m_tiles * 8 >= m
-        assert cut.parts == 1 or -(-k // 64) // cut.parts >= 8
+        assert cut.parts == 1 or -(-k // 64) // cut.parts >= 8 // cut.n_warps
+        assert 128 % cut.outputs == 0
         assert cut.shared_bytes <= 48 * 1024

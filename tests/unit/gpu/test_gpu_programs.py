@@ -18,12 +18,12 @@ from codesign.gpu.program import (
 HAS_NVRTC = importlib.util.find_spec("cuda") is not None and importlib.util.find_spec("cuda.bindings") is not None
 needs_nvrtc = pytest.mark.skipif(not HAS_NVRTC, reason="needs NVRTC: pip install cuda-bindings nvidia-cuda-nvrtc")
 
-CUT = {"m_tiles": 1, "n_tiles": 1}
-LARGE_CUT = {"m_tiles": 8, "n_tiles": 2}
+CUT = {"m_tiles": 1, "n_tiles": 1, "n_warps": 1}
+LARGE_CUT = {"m_tiles": 8, "n_tiles": 2, "n_warps": 4}
 # What is compiled in tests of every change; scripts/gpu_compile.py compiles all.
 PROGRAMS = [
     program("w4a16_gemm", bfloat=0, group=128, zeros=0, **CUT),
-    program("w4a16_gemm", bfloat=1, group=32, zeros=1, **LARGE_CUT),
+    program("w4a16_gemm", bfloat=1, group=64, zeros=1, **LARGE_CUT),
     program("w4a16_gemm", bfloat=1, group=32, zeros=1, **CUT),
     program("w8a16_gemm", bfloat=0, group=0, e4m3=0, **LARGE_CUT),
     program("w8a16_gemm", bfloat=0, group=64, e4m3=0, **CUT),

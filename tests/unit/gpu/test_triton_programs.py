@@ -15,7 +15,7 @@ from codesign.gpu.triton_gemm import STAGES, Blocks, blocks
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton: pip install triton")
 
 POINTERS = {"x": "*fp16", "codes": "*i32", "scales": "*fp16", "zeros": "*u8", "factors": "*fp32", "out": "*fp16"}
-MULTIPLES = ("n", "k", "n_padded")  # of 16, as in models
+MULTIPLES = ("n", "k")  # of 16, as in models
 # Of a block: CUDA C++ Programming Guide, technical specifications per compute capability.
 SHARED_BYTES_MAX = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024}
 FEW_MULTIPROCESSORS, MANY_MULTIPROCESSORS = 1, 1000  # wide and narrow blocks
