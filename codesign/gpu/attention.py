@@ -13,7 +13,13 @@ HEAD_DIMS = (64, 128)
 ROWS_MAX = 16
 THREADS, WARPS, ROWS = 128, 4, 16
 BLOCKS_PER_MULTIPROCESSOR = 2
+PARTS_MAX = 256  # whose weights fit into the shared memory of the block that puts them together
 KV_BITS = {"fp16": 16, "bf16": 16, "fp8": 8, "int8": 8, "int4": 4}
+
+
+def shared_bytes(head_dim: int) -> int:
+    """Return the shared memory of a block: each warp's share of each row, their weights, two totals of each row."""
+    return 4 * ROWS * (WARPS * (head_dim + 2) + WARPS + 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +109,7 @@ class GpuKvCache:
         """Return over how many blocks a head's cache is cut: enough to fill the machine, a step for each warp."""
         blocks = self.shape.batch * self.shape.kv_heads
         wanted = -(-BLOCKS_PER_MULTIPROCESSOR * self.gpu.multiprocessors // blocks)
-        return max(1, min(wanted, self._longest // (WARPS * self.shape.step)))
+        return max(1, min(wanted, PARTS_MAX, self._longest // (WARPS * self.shape.step)))
 
     def attend(self, q: Any) -> Any:
         """Return softmax(q kᵀ / √head_dim) v of one query per sequence and head, [batch, heads, head_dim]."""
@@ -122,7 +128,7 @@ class GpuKvCache:
             batch * heads * parts * (dim + 2) if parts > 1 else 1, batch * shape.kv_heads
         )
         self.gpu.launch(
-            Launch(self.program, "attend", (parts, shape.kv_heads, batch), THREADS, WARPS * ROWS * (dim + 2) * 4),
+            Launch(self.program, "attend", (parts, shape.kv_heads, batch), THREADS, shared_bytes(dim)),
             (q, self.keys, self.values, self.key_scales, self.value_scales, self.lengths, out, partial, arrived, rows,
              shape.capacity, dim**-0.5),
         )  # fmt: skip

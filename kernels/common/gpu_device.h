@@ -8,7 +8,9 @@
 
 #define KERNEL extern "C" __global__
 #define DEVICE __device__ __forceinline__
+#define DEVICE_CALL __device__ __noinline__ // keeps its registers out of the caller's loops
 #define BOUNDED(threads) __launch_bounds__(threads)
+#define BOUNDED_REGISTERS(count) __maxnreg__(count)
 #define BOUNDED_BLOCKS(threads, blocks) __launch_bounds__(threads, blocks)
 #define LAUNCHED(name)
 

@@ -22,6 +22,7 @@ constexpr int DIM_TILES = HEAD_DIM / 16;  // of the scores' inner dimension
 constexpr int KEY_WORDS = HEAD_DIM * KV_BITS / 32 / 4 < 4 ? HEAD_DIM * KV_BITS / 32 / 4 : 4; // that a lane reads at once
 constexpr int KEY_DIMS = KEY_WORDS * 32 / KV_BITS, KEY_PIECES = HEAD_DIM / 4 / KEY_DIMS;
 constexpr bool HAS_SCALES = KV_BITS < 16 && !CODESIGN_E4M3;
+constexpr int REGISTERS_MAX = KV_BITS == 4 ? 255 : 240; // two blocks find room; left alone the compiler spills
 constexpr float LOG2_E = 1.4426950408889634f;
 
 DEVICE int lane() { return thread() % LANES; }
@@ -166,21 +167,61 @@ DEVICE void add_values(State &state, const float (&weights)[TOKEN_TILES][4], con
 
 // A row's share of the result: the largest score, the sum, and HEAD_DIM weighted values.
 constexpr int SHARE = HEAD_DIM + 2;
+constexpr int BLOCK_SHARES = WARPS * ROWS * SHARE; // floats; behind them are what `Shares` needs for `WARPS` shares
 
-// Puts `count` shares of a row together, one every `stride` floats; returns the value of a dimension before division.
-DEVICE float together(const float *shares, int count, int stride, int dim, float &largest, float &sum) {
-    largest = as_float(0xff800000);
-    for (int i = 0; i < count; i++) largest = fmaxf(largest, shares[int64_t(i) * stride]);
-    float value = 0;
-    sum = 0;
-    for (int i = 0; i < count; i++) {
-        const float *one = shares + int64_t(i) * stride;
-        if (one[1] == 0) continue; // it saw no token
-        const float weight = power_of_two(one[0] - largest);
-        sum += weight * one[1];
-        value += weight * one[2 + dim];
+// Shares of each row, `count` of them, `stride` floats apart, `row_stride` from row to row.
+struct Shares {
+    const float *first;
+    int rows, count, stride, row_stride;
+    float *weights; // [rows][count], of shared memory
+    float *totals;  // [rows][2], the largest score and the sum of all, of shared memory
+
+    DEVICE const float *share(int row, int i) const { return first + int64_t(row) * row_stride + int64_t(i) * stride; }
+
+    // What each share counts beside the others; a warp takes every fourth row, a lane every 32nd share.
+    DEVICE void weigh() const {
+        for (int row = warp(); row < rows; row += WARPS) {
+            float largest = -3e38f, sum = 0;
+            for (int i = lane(); i < count; i += LANES) largest = fmaxf(largest, share(row, i)[0]);
+            for (int mask = LANES / 2; mask; mask /= 2) largest = fmaxf(largest, shuffle_xor(largest, mask));
+            for (int i = lane(); i < count; i += LANES) {
+                const float weight = power_of_two(share(row, i)[0] - largest);
+                weights[row * count + i] = weight;
+                sum += weight * share(row, i)[1];
+            }
+            for (int mask = LANES / 2; mask; mask /= 2) sum += shuffle_xor(sum, mask);
+            if (lane() == 0) totals[2 * row] = largest, totals[2 * row + 1] = sum;
+        }
+        sync_block();
     }
-    return value;
+};
+
+// Threads beside each other take neighbouring dimensions; each takes some rows at a time, whose loads are in flight at once.
+constexpr int ROW_STEP = THREADS / HEAD_DIM, ROWS_AT_ONCE = 4;
+
+// Calls `write(row, dim, value)` for the sum of all shares, before it is divided.
+template <class Write> DEVICE void put_together(const Shares &shares, Write write) {
+    const int dim = thread() % HEAD_DIM;
+#pragma unroll 1
+    for (int first = thread() / HEAD_DIM; first < shares.rows; first += ROWS_AT_ONCE * ROW_STEP) {
+        float values[ROWS_AT_ONCE] = {};
+#pragma unroll 4
+        for (int part = 0; part < shares.count; part++)
+#pragma unroll
+            for (int i = 0; i < ROWS_AT_ONCE; i++) {
+                const int row = min(first + i * ROW_STEP, shares.rows - 1);
+                values[i] += shares.weights[row * shares.count + part] * shares.share(row, part)[2 + dim];
+            }
+#pragma unroll
+        for (int i = 0; i < ROWS_AT_ONCE; i++)
+            if (first + i * ROW_STEP < shares.rows) write(first + i * ROW_STEP, dim, values[i]);
+    }
+}
+
+DEVICE void write_rows(uint16_t *out, const Shares &shares) {
+    put_together(shares, [&](int row, int dim, float value) {
+        out[row * HEAD_DIM + dim] = narrow(value / shares.totals[2 * row + 1]);
+    });
 }
 
 DEVICE void keep_share(const State &state, float *shared) {
@@ -198,11 +239,46 @@ DEVICE void keep_share(const State &state, float *shared) {
     }
 }
 
+// Where a head's results go, and what its blocks leave for the last of them: [rows][parts][SHARE].
+struct Output {
+    uint16_t *out;
+    float *partial;
+    uint32_t *arrived;
+    int rows, parts;
+};
+
+// Puts the shares of the block's warps together, and as the last block of the head those of all blocks.
+DEVICE_CALL void finish(Output to) {
+    const int rows = to.rows, parts = to.parts;
+    float *shared = (float *)shared_memory();
+    sync_block();
+    const Shares here = {shared, rows, WARPS, ROWS * SHARE, SHARE, shared + BLOCK_SHARES,
+                         shared + BLOCK_SHARES + ROWS * WARPS};
+    here.weigh();
+    if (parts == 1) return write_rows(to.out, here);
+    put_together(here, [&](int row, int dim, float value) {
+        float *share = to.partial + (int64_t(row) * parts + block_x()) * SHARE;
+        share[2 + dim] = value;
+        if (dim < 2) share[dim] = here.totals[2 * row + dim];
+    });
+    fence();
+    sync_block();
+    uint32_t *count = (uint32_t *)shared;
+    if (thread() == 0) count[0] = count_up(to.arrived);
+    sync_block();
+    if (count[0] + 1 != uint32_t(parts)) return;
+    fence();
+    const Shares all = {to.partial, rows, parts, SHARE, parts * SHARE, shared + 2 * ROWS + 1, shared + 1};
+    all.weigh();
+    write_rows(to.out, all);
+    if (thread() == 0) to.arrived[0] = 0;
+}
+
 } // namespace codesign::gpu
 
 // q and out are [batch][kv_heads][rows][HEAD_DIM]; grid is (parts, kv_heads, batch). `partial` holds
 // [batch][kv_heads][rows][parts][SHARE] floats, `arrived` [batch][kv_heads] zeros.
-KERNEL void BOUNDED(codesign::gpu::THREADS)
+KERNEL void BOUNDED_REGISTERS(codesign::gpu::REGISTERS_MAX)
     attend(const uint16_t *q, const uint32_t *keys, const uint32_t *values, const uint16_t *key_scales,
            const uint16_t *value_scales, const int32_t *lengths, uint16_t *out, float *partial, uint32_t *arrived,
            int rows, int capacity, float scale) {
@@ -221,36 +297,8 @@ KERNEL void BOUNDED(codesign::gpu::THREADS)
         soften_step(scores, state);
         add_values(state, scores, cache, int64_t(step) * STEP);
     }
-    float *shared = (float *)shared_memory();
-    keep_share(state, shared);
-    sync_block();
-    for (int i = thread(); i < rows * HEAD_DIM; i += THREADS) {
-        const int row = i / HEAD_DIM, dim = i % HEAD_DIM;
-        float largest, sum;
-        const float value = together(shared + row * SHARE, WARPS, ROWS * SHARE, dim, largest, sum);
-        if (parts == 1) {
-            out[(head * rows + row) * HEAD_DIM + dim] = narrow(value / sum);
-            continue;
-        }
-        float *share = partial + ((head * rows + row) * parts + block_x()) * SHARE;
-        share[2 + dim] = value;
-        if (dim == 0) share[0] = largest, share[1] = sum;
-    }
-    if (parts == 1) return;
-    fence();
-    sync_block();
-    uint32_t *count = (uint32_t *)shared_memory();
-    if (thread() == 0) count[0] = count_up(arrived + head);
-    sync_block();
-    if (count[0] + 1 != uint32_t(parts)) return;
-    fence();
-    for (int i = thread(); i < rows * HEAD_DIM; i += THREADS) {
-        const int row = i / HEAD_DIM, dim = i % HEAD_DIM;
-        float largest, sum;
-        const float value = together(partial + (head * rows + row) * parts * SHARE, parts, SHARE, dim, largest, sum);
-        out[(head * rows + row) * HEAD_DIM + dim] = narrow(value / sum);
-    }
-    if (thread() == 0) arrived[head] = 0;
+    keep_share(state, (float *)shared_memory());
+    finish({out + head * rows * HEAD_DIM, partial + head * rows * parts * SHARE, arrived + head, rows, parts});
 }
 LAUNCHED(attend)
 

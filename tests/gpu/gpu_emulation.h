@@ -16,7 +16,9 @@
 
 #define KERNEL extern "C"
 #define DEVICE inline
+#define DEVICE_CALL inline
 #define BOUNDED(threads)
+#define BOUNDED_REGISTERS(count)
 #define BOUNDED_BLOCKS(threads, blocks)
 
 namespace codesign::gpu {
