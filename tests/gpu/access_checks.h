@@ -51,7 +51,7 @@ struct BlockHistory {
     std::vector<Event> fences, counts;
 };
 
-// Memory that a kernel may touch: an argument, or shared memory (-1).
+// Memory that a kernel may touch: an argument, counted from 1, or shared memory, 0.
 struct Span {
     const char *begin;
     int64_t bytes;
@@ -66,16 +66,17 @@ struct Span {
     int64_t distance(const char *address) const {
         return std::max<int64_t>({0, begin - address, address - (begin + bytes)});
     }
-    std::string name() const { return argument < 0 ? "shared memory" : "argument " + std::to_string(argument); }
+    std::string name() const { return argument == 0 ? "shared memory" : "argument " + std::to_string(argument); }
 };
 
 class AccessChecks {
   public:
-    void add_argument(const void *from, int64_t bytes, int number) { spans.emplace_back(from, bytes, number); }
+    AccessChecks(const char *shared, int64_t shared_bytes) { add(shared, shared_bytes, 0); }
 
-    void begin_block(const int *at, const char *shared, int64_t shared_bytes) {
-        if (spans.empty() || spans.back().argument >= 0) spans.emplace_back(shared, shared_bytes, -1);
-        std::fill(spans.back().cells.begin(), spans.back().cells.end(), Cell{});
+    void add(const void *from, int64_t bytes, int argument) { spans.emplace_back(from, bytes, argument); }
+
+    void begin_block(const int *at) {
+        std::fill(spans[0].cells.begin(), spans[0].cells.end(), Cell{});
         barrier = ++now;
         blocks.push_back({now, {at[0], at[1], at[2]}, {}, {}});
     }
@@ -95,7 +96,7 @@ class AccessChecks {
         if (!span) stop("out of bounds: " + said(mine, kind, bytes) + nearest(address));
         Cell *cells = span->cells.data() + (address - span->begin);
         for (int64_t i = 0; i < bytes; i++) {
-            const char *wrong = visit(cells[i], mine, kind, span->argument < 0);
+            const char *wrong = visit(cells[i], mine, kind, span->argument == 0);
             if (wrong) stop(wrong + said(mine, kind, bytes) + place(*span, address) + earlier(cells[i], mine, kind));
         }
     }
@@ -103,7 +104,7 @@ class AccessChecks {
     std::string running_block() const { return name(blocks.back()); }
 
   private:
-    std::vector<Span> spans; // that of shared memory is the last
+    std::vector<Span> spans; // that of shared memory is the first
     std::vector<BlockHistory> blocks;
     Time now = 0, barrier = 0;
 
@@ -196,7 +197,7 @@ class AccessChecks {
         const auto nearer = [=](const Span &a, const Span &b) { return a.distance(address) < b.distance(address); };
         const auto span = std::min_element(spans.begin(), spans.end(), nearer);
         const bool near = span->distance(address) < 1 << 20;
-        return near ? place(*span, address) : "an address that is near no argument";
+        return near ? place(*span, address) : "an address far from all that it may touch";
     }
     std::string earlier(const Cell &cell, const Access &mine, Kind kind) const {
         if (conflict(cell.write, mine)) return ordering(cell.write, " wrote");

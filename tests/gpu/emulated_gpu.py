@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 COMPILER = "g++"
 OPTIONS = ("-std=c++20", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-parentheses")
 # Each access to memory becomes a call of a hook; libtsan, which has them otherwise, is not linked
-CHECKED = ("-O1", "-fsanitize=thread", "--param=tsan-instrument-func-entry-exit=0")
+CHECKED = ("-O1", "-g", "-fsanitize=thread", "--param=tsan-instrument-func-entry-exit=0")
 
 
 class AccessError(Exception):
@@ -41,10 +41,11 @@ class EmulatedGpu:
             (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values)),
             (ctypes.c_int64 * len(values))(*(one.nbytes if _is_tensor(one) else 0 for one in arguments)),
         )  # fmt: skip
-        run = getattr(_library(what.program, self.kernels), f"{what.kernel}_launch")
+        library = _library(what.program, self.kernels)
+        run = getattr(library, f"{what.kernel}_launch")
         run.restype = ctypes.c_char_p
         if found := run(ctypes.byref(grid)):
-            raise AccessError(f"{what.program.folder}, {what.kernel}: {found.decode()}")
+            raise AccessError(f"{what.program.folder}, {what.kernel}: {_located(found.decode(), library)}")
 
 
 class _Grid(ctypes.Structure):
@@ -70,6 +71,16 @@ def _value(one: Any) -> Any:
     if isinstance(one, np.generic):
         return np.ctypeslib.as_ctypes_type(one.dtype)(one.item())
     return ctypes.c_float(one) if isinstance(one, float) else ctypes.c_int(one)
+
+
+def _located(found: str, library: ctypes.CDLL) -> str:
+    """Return what was found with the lines of the sources instead of the place in the machine code."""
+    said, _, place = found.partition("; code ")
+    if not place:
+        return said
+    command = ["addr2line", "-i", "-s", "-e", library._name, hex(int(place) - 1)]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split("\n")
+    return f"{said}, at {', '.join(line.split()[0] for line in lines if line and 'gpu_emulation' not in line)}"
 
 
 @functools.cache

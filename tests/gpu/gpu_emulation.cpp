@@ -48,7 +48,7 @@ static void (*body)(void *);
 static void *call;
 
 void stop(const std::string &message) {
-    violation = message;
+    violation = message + "; code " + std::to_string(code - __ehdr_start);
     setcontext(&running->scheduler);
     __builtin_unreachable();
 }
@@ -80,18 +80,19 @@ void sync_block() {
 }
 void fence() { checks->fence(thread()); }
 uint32_t count_up(uint32_t *counter) {
+    code = (const char *)__builtin_return_address(0);
     checks->count_up(thread(), counter);
     return (*counter)++;
 }
 
 Words load(const void *from) {
     Words to;
-    touch(from, sizeof to, sizeof to, READ);
+    touch(from, sizeof to, sizeof to, READ, __builtin_return_address(0));
     memcpy(&to, from, sizeof to);
     return to;
 }
 void store(void *to, const Words &words) {
-    touch(to, sizeof words, sizeof words, WRITE);
+    touch(to, sizeof words, sizeof words, WRITE, __builtin_return_address(0));
     memcpy(to, &words, sizeof words);
 }
 
@@ -189,7 +190,7 @@ static void run_blocks(Block &block) {
     for (at[2] = 0; at[2] < grid->blocks[2]; at[2]++)
         for (at[1] = 0; at[1] < grid->blocks[1]; at[1]++)
             for (at[0] = 0; at[0] < grid->blocks[0]; at[0]++) {
-                checks->begin_block(at, shared_memory(), grid->shared_bytes);
+                checks->begin_block(at);
                 run_block(block);
                 if (!violation.empty()) return;
             }
@@ -197,14 +198,15 @@ static void run_blocks(Block &block) {
 
 const char *run_grid(const Grid &one, void (*of_thread)(void *), void *argument) {
     grid = &one, body = of_thread, call = argument;
-    AccessChecks checks_of_launch;
-    for (int i = 0; i < one.arguments; i++)
-        if (one.bytes[i]) checks_of_launch.add_argument(*(void **)one.values[i], one.bytes[i], i + 1);
     Block block;
-    block.shared.resize((one.shared_bytes + sizeof(Words) - 1) / sizeof(Words));
+    block.shared.resize(one.shared_bytes / sizeof(Words) + 1);
     block.fibers.resize(one.threads);
     block.warps.resize((one.threads + WARP - 1) / WARP);
-    running = &block, checks = &checks_of_launch;
+    running = &block;
+    AccessChecks checks_of_launch(shared_memory(), one.shared_bytes);
+    for (int i = 0; i < one.arguments; i++)
+        if (one.bytes[i]) checks_of_launch.add(*(void **)one.values[i], one.bytes[i], i + 1);
+    checks = &checks_of_launch;
     violation.clear();
     run_blocks(block);
     running = nullptr, checks = nullptr;

@@ -14,15 +14,15 @@ from tests.gpu.emulated_gpu import COMPILER, AccessError, EmulatedGpu
 pytestmark = pytest.mark.skipif(shutil.which(COMPILER) is None, reason=f"needs {COMPILER}")
 
 PLANTED = program(str(Path(emulated_gpu.__file__).parent / "planted"))
-THREADS, WORD = 32, 4
+THREADS, SHARED_BYTES = 32, 512
 
-# Kernel, blocks, and what is said of it.
+# What is said of each kernel: of one block, of three, and of three with counters.
 IN_A_BLOCK = {
     "read_before_barrier": "race: thread 1 .* reads 4 bytes at shared memory [+] 0 of 512, which thread 0 .* wrote",
     "load_before_barrier": "race: thread 1 .* reads 16 bytes at shared memory [+] 0 of 512, which thread 0 .* wrote",
     "write_after_read": "race: thread 15 .* writes .* which thread 31 .* read, without a sync_block between",
     "exchange_is_no_barrier": "race: thread 31 .* reads .* which thread 30 .* wrote, without a sync_block",
-    "threads_write_the_same": "race: thread 1 .* writes 4 bytes at argument 1 [+] 0 of 128, which thread 0 .* wrote",
+    "threads_write_the_same": "race: thread 1 .* writes .* argument 1 [+] 0 of 128, which thread 0 .* wrote",
     "bytes_overlap": "race: thread 1 .* writes 2 bytes at argument 1 [+] 0 of 128, which thread 0",
     "never_written": r"not written: thread 3 of block \(0, 0, 0\) reads 4 bytes at shared memory [+] 12 of 512",
     "write_past_the_end": "out of bounds: thread 31 .* writes 4 bytes at argument 1 [+] 128 of 128",
@@ -43,8 +43,8 @@ OF_BLOCKS = {
     "written_by_a_block_before": r"not written: .* of block \(1, 0, 0\) reads 4 bytes at shared memory",
     "blocks_write_the_same": r"race: thread 0 of block \(1, 0, 0\) writes .* which thread 0 of block \(0, 0, 0\) wrote, "
     "without fence, count_up and fence between",
-    "block_reads_what_another_wrote": r"race: thread 0 of block \(1, 0, 0\) reads .* argument 1 [+] 0 of 384, which .* wrote",
-    "block_writes_what_another_read": r"race: thread 0 of block \(1, 0, 0\) writes .* argument 1 [+] 0 of 384, which .* read",
+    "block_reads_what_another_wrote": r"race: thread 0 of block \(1, 0, 0\) reads .* argument 1 [+] 0 .* wrote",
+    "block_writes_what_another_read": r"race: thread 0 of block \(1, 0, 0\) writes .* argument 1 [+] 0 .* read",
 }
 OF_COUNTERS = {
     "add_up_with_fences_of_one": r"race: .*block \(2, 0, 0\) reads .* argument 1 .* which .*block \(0, 0, 0\) wrote",
@@ -59,9 +59,8 @@ KERNELS = [
 
 
 def launch(kernel: str, blocks: int, more_tensors: int, flag: int) -> list[torch.Tensor]:
-    shared_bytes = 16 * THREADS
     tensors = [torch.zeros(THREADS * blocks, dtype=torch.int32) for _ in range(1 + more_tensors)]
-    EmulatedGpu().launch(Launch(PLANTED, kernel, (blocks, 1, 1), THREADS, shared_bytes), (*tensors, flag))
+    EmulatedGpu().launch(Launch(PLANTED, kernel, (blocks, 1, 1), THREADS, SHARED_BYTES), (*tensors, flag))
     return tensors
 
 
@@ -73,7 +72,7 @@ def test_what_is_wrong_is_found_and_its_twin_passes(kernel, blocks, more_tensors
 
 
 STEPS = {"fence before": 1, "barrier before": 2, "barrier after": 4, "fence after": 8}
-ALL_STEPS = 15
+ALL_STEPS = sum(STEPS.values())
 
 
 def test_blocks_that_hand_over_by_a_counter_pass():
@@ -84,5 +83,18 @@ def test_blocks_that_hand_over_by_a_counter_pass():
 
 @pytest.mark.parametrize("missing", STEPS)
 def test_each_step_of_handing_over_by_a_counter_is_needed(missing):
-    with pytest.raises(AccessError, match="race|not written"):
+    with pytest.raises(AccessError, match=r"race|not written"):
         launch("add_up", 3, 2, ALL_STEPS - STEPS[missing])
+
+
+@pytest.mark.parametrize(("kernel", "lines_below"), [("write_past_the_end", 0), ("load_once_past_the_end", 1)])
+def test_the_line_of_the_access_is_named(kernel, lines_below):
+    lines = PLANTED.path.read_text(encoding="utf-8").split("\n")
+    (first,) = (i for i, text in enumerate(lines, 1) if f"void {kernel}(" in text)
+    with pytest.raises(AccessError, match=rf", at cuda\.cu:{first + lines_below}$"):
+        launch(kernel, 1, 0, 0)
+
+
+def test_what_is_not_given_is_not_touched():
+    with pytest.raises(AccessError, match=r"out of bounds: thread 0 .* writes 4 bytes at an address far from"):
+        EmulatedGpu().launch(Launch(PLANTED, "write_past_the_end", (1, 1, 1), THREADS, 0), (None, 1))
