@@ -88,7 +88,7 @@ def _library(program: Program, kernels: Path) -> ctypes.CDLL:
     folder = Path(tempfile.mkdtemp(prefix="codesign-emulated-"))
     source, compiled, made = kernels / program.folder / "cuda.cu", folder / "kernel.o", folder / "kernel.so"
     _compile(source, compiled, *CHECKED, *program.options, "-I", kernels)
-    subprocess.run([COMPILER, "-shared", "-o", made, compiled, _emulation()], check=True)
+    subprocess.run([COMPILER, "-shared", "-Wl,--no-undefined", "-o", made, compiled, _emulation()], check=True)
     return ctypes.CDLL(str(made))
 
 

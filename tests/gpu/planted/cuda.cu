@@ -92,6 +92,20 @@ KERNEL void load_once_past_the_end(uint32_t *out, int right) {
 }
 LAUNCHED(load_once_past_the_end)
 
+// Whole structures, of a size that one instruction moves and of one that none does.
+KERNEL void copy_past_the_end(uint32_t *out, int right) {
+    if (thread() == 0) ((Words *)out)[0] = ((Words *)out)[8 - right];
+}
+LAUNCHED(copy_past_the_end)
+
+KERNEL void copy_of_many_words_past_the_end(uint32_t *out, int right) {
+    struct Many {
+        uint32_t word[11];
+    };
+    if (thread() == 0) ((Many *)out)[0] = ((Many *)out)[2 - right];
+}
+LAUNCHED(copy_of_many_words_past_the_end)
+
 // Nothing of what is loaded is used: it is loaded all the same.
 KERNEL void load_for_nothing(uint32_t *out, int right) {
     if (thread() == 0) load(out + 32 - 4 * right);

@@ -32,6 +32,8 @@ IN_A_BLOCK = {
     "read_past_the_end": "out of bounds: thread 0 .* reads 4 bytes at argument 1 [+] 128 of 128",
     "load_past_the_end": "out of bounds: thread 0 .* reads 16 bytes at argument 1 [+] 128 of 128",
     "load_once_past_the_end": "out of bounds: thread 0 .* reads 16 bytes at argument 1 [+] 128 of 128",
+    "copy_past_the_end": "out of bounds: thread 0 .* reads 16 bytes at argument 1 [+] 128 of 128",
+    "copy_of_many_words_past_the_end": "out of bounds: thread 0 .* reads 44 bytes at argument 1 [+] 88 of 128",
     "load_for_nothing": "out of bounds: thread 0 .* reads 16 bytes at argument 1 [+] 128 of 128",
     "load_between_words": "misaligned: thread 0 .* reads 16 bytes at argument 1 [+] 12 of 128",
     "read_between_words": "misaligned: thread 0 .* reads 4 bytes at argument 1 [+] 6 of 128",
@@ -41,7 +43,7 @@ IN_A_BLOCK = {
 }
 OF_BLOCKS = {
     "written_by_a_block_before": r"not written: .* of block \(1, 0, 0\) reads 4 bytes at shared memory",
-    "blocks_write_the_same": r"race: thread 0 of block \(1, 0, 0\) writes .* which thread 0 of block \(0, 0, 0\) wrote, "
+    "blocks_write_the_same": r"race: thread 0 of block \(1, 0, 0\) writes .* which .* of block \(0, 0, 0\) wrote, "
     "without fence, count_up and fence between",
     "block_reads_what_another_wrote": r"race: thread 0 of block \(1, 0, 0\) reads .* argument 1 [+] 0 .* wrote",
     "block_writes_what_another_read": r"race: thread 0 of block \(1, 0, 0\) writes .* argument 1 [+] 0 .* read",
