@@ -8,7 +8,8 @@
 // behind a sync_block() of the block.
 //
 // Limits: of several threads of a block that read a byte between two barriers the last two are kept, of several blocks
-// the last two; what orders blocks orders two of them, not one and a third through a second.
+// the last two; what orders blocks orders two of them, not one and a third through a second. Who counted before whom is
+// taken from the order in which blocks run here; a kernel that does not look at the count needs them to run backwards.
 #pragma once
 
 #include <stdint.h>
@@ -20,6 +21,7 @@
 namespace codesign::gpu {
 
 enum Kind { READ, WRITE, COUNT };
+constexpr const char *DOES[] = {" reads ", " writes ", " counts up "};
 
 // Ends the launch with this message. The emulation has it, since it can leave a thread where it stands.
 [[noreturn]] void stop(const std::string &message);
@@ -145,10 +147,7 @@ class AccessChecks {
         return first.thread != mine.thread && first.time >= barrier;
     }
 
-    static bool before(const Access &access, const Event &then) {
-        return access.time < then.barrier || (access.thread == then.thread && access.time < then.time);
-    }
-    static bool before(const Event &first, const Event &then) {
+    template <class Earlier> static bool before(const Earlier &first, const Event &then) {
         return first.time < then.barrier || (first.thread == then.thread && first.time < then.time);
     }
 
@@ -184,8 +183,7 @@ class AccessChecks {
         return "thread " + std::to_string(access.thread) + " of " + name(block_of(access));
     }
     std::string said(const Access &mine, Kind kind, int64_t bytes) const {
-        return who(mine) + (const char *[]){" reads ", " writes ", " counts up "}[kind] + std::to_string(bytes) +
-               " bytes at ";
+        return who(mine) + DOES[kind] + std::to_string(bytes) + " bytes at ";
     }
     static std::string place(const Span &span, const char *address) {
         const int64_t offset = address - span.begin;

@@ -42,6 +42,8 @@ static void touch(const void *at, int64_t bytes, int64_t alignment, Kind kind, c
 
 extern "C" {
 void __tsan_init() {}
+void __tsan_func_entry(void *) {}
+void __tsan_func_exit() {}
 HOOKS(1)
 HOOKS(2)
 HOOKS(4)

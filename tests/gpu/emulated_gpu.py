@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 COMPILER = "g++"
 OPTIONS = ("-std=c++20", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-parentheses")
 # Each access to memory becomes a call of a hook; libtsan, which has them otherwise, is not linked
-CHECKED = ("-O1", "-g", "-fsanitize=thread", "--param=tsan-instrument-func-entry-exit=0")
+CHECKED = ("-O1", "-g", "-fsanitize=thread")
 
 
 class AccessError(Exception):
@@ -27,17 +27,19 @@ class AccessError(Exception):
 class EmulatedGpu:
     """Runs launches at once; few multiprocessors, so that small cases are cut into parts too.
 
-    AccessError from a launch in which a kernel does what a GPU may punish; see access_checks.h.
+    AccessError from a launch in which a kernel does what a GPU may punish; see access_checks.h. A kernel may not depend
+    on the order in which its blocks run: `backwards` turns it round.
     """
 
-    def __init__(self, multiprocessors: int = 4, kernels: Path | None = None) -> None:
+    def __init__(self, multiprocessors: int = 4, backwards: bool = False, kernels: Path | None = None) -> None:
         self.multiprocessors = multiprocessors
+        self.backwards = backwards
         self.kernels = kernels or kernel_folder()
 
     def launch(self, what: Launch, arguments: Sequence[Any]) -> None:
         values = [_value(one) for one in arguments]
         grid = _Grid(
-            what.grid, what.threads, what.shared_bytes, len(values),
+            what.grid, self.backwards, what.threads, what.shared_bytes, len(values),
             (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values)),
             (ctypes.c_int64 * len(values))(*(one.nbytes if _is_tensor(one) else 0 for one in arguments)),
         )  # fmt: skip
@@ -53,6 +55,7 @@ class _Grid(ctypes.Structure):
 
     _fields_ = (
         ("blocks", ctypes.c_int * 3),
+        ("backwards", ctypes.c_int),
         ("threads", ctypes.c_int),
         ("shared_bytes", ctypes.c_int),
         ("arguments", ctypes.c_int),

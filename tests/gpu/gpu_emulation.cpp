@@ -186,14 +186,13 @@ static void run_block(Block &block) {
 }
 
 static void run_blocks(Block &block) {
-    int *at = block.at;
-    for (at[2] = 0; at[2] < grid->blocks[2]; at[2]++)
-        for (at[1] = 0; at[1] < grid->blocks[1]; at[1]++)
-            for (at[0] = 0; at[0] < grid->blocks[0]; at[0]++) {
-                checks->begin_block(at);
-                run_block(block);
-                if (!violation.empty()) return;
-            }
+    const int wide = grid->blocks[0], high = grid->blocks[1], count = wide * high * grid->blocks[2];
+    for (int i = 0; i < count && violation.empty(); i++) {
+        const int which = grid->backwards ? count - 1 - i : i;
+        block.at[0] = which % wide, block.at[1] = which / wide % high, block.at[2] = which / wide / high;
+        checks->begin_block(block.at);
+        run_block(block);
+    }
 }
 
 const char *run_grid(const Grid &one, void (*of_thread)(void *), void *argument) {

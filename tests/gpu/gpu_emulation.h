@@ -87,7 +87,7 @@ inline uint32_t bfloat_fma(uint32_t a, uint32_t b, uint32_t c) {
 
 // A launch as it comes from Python: `values` point to the arguments, `bytes` are the sizes of those that are tensors.
 struct Grid {
-    int blocks[3], threads, shared_bytes, arguments;
+    int blocks[3], backwards, threads, shared_bytes, arguments;
     void **values;
     const int64_t *bytes;
 };

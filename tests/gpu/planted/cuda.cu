@@ -203,3 +203,14 @@ KERNEL void counters_differ(uint32_t *partial, uint32_t *arrived, uint32_t *out,
     if (right ? count == 2 : block_x() == 2) out[0] = partial[0] + partial[1];
 }
 LAUNCHED(counters_differ)
+
+// Block 1 may be the first that counts: then block 0 has written nothing yet.
+KERNEL void count_is_not_looked_at(uint32_t *partial, uint32_t *arrived, uint32_t *out, int right) {
+    if (thread()) return;
+    partial[block_x()] = 1;
+    fence();
+    const uint32_t count = count_up(arrived);
+    fence();
+    if (right ? count == 2 : block_x() == 1) out[0] = partial[0];
+}
+LAUNCHED(count_is_not_looked_at)

@@ -60,9 +60,10 @@ KERNELS = [
 ]
 
 
-def launch(kernel: str, blocks: int, more_tensors: int, flag: int) -> list[torch.Tensor]:
+def launch(kernel: str, blocks: int, more_tensors: int, flag: int, backwards: bool = False) -> list[torch.Tensor]:
     tensors = [torch.zeros(THREADS * blocks, dtype=torch.int32) for _ in range(1 + more_tensors)]
-    EmulatedGpu().launch(Launch(PLANTED, kernel, (blocks, 1, 1), THREADS, SHARED_BYTES), (*tensors, flag))
+    gpu = EmulatedGpu(backwards=backwards)
+    gpu.launch(Launch(PLANTED, kernel, (blocks, 1, 1), THREADS, SHARED_BYTES), (*tensors, flag))
     return tensors
 
 
@@ -87,6 +88,13 @@ def test_blocks_that_hand_over_by_a_counter_pass():
 def test_each_step_of_handing_over_by_a_counter_is_needed(missing):
     with pytest.raises(AccessError, match=r"race|not written"):
         launch("add_up", 3, 2, ALL_STEPS - STEPS[missing])
+
+
+def test_a_kernel_that_relies_on_the_order_of_blocks_is_found_by_another_order():
+    launch("count_is_not_looked_at", 3, 2, 0)
+    launch("count_is_not_looked_at", 3, 2, 1, backwards=True)
+    with pytest.raises(AccessError, match=r"race: .*block \(0, 0, 0\) writes .* which .*block \(1, 0, 0\) read"):
+        launch("count_is_not_looked_at", 3, 2, 0, backwards=True)
 
 
 @pytest.mark.parametrize(("kernel", "lines_below"), [("write_past_the_end", 0), ("load_once_past_the_end", 1)])

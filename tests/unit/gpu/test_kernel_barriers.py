@@ -52,9 +52,10 @@ def orderings() -> Iterator[tuple[str, int]]:
             yield path.relative_to(kernel_folder()).as_posix(), i
 
 
+@pytest.mark.parametrize("backwards", [False, True])
 @pytest.mark.parametrize("case", CASES.values())
-def test_kernels_as_they_are_pass(case):
-    case(EmulatedGpu())
+def test_kernels_as_they_are_pass_in_either_order_of_blocks(case, backwards):
+    case(EmulatedGpu(backwards=backwards))
 
 
 @pytest.mark.parametrize(("file", "i"), list(orderings()))
