@@ -1,9 +1,9 @@
 // The GPU kernels on a CPU: what gpu_device.h has for a GPU, as plain C++.
 //
-// What includes this is compiled with -fsanitize=thread: the compiler calls a hook (access_hooks.cpp) before each access to
-// memory. gpu_emulation.cpp is compiled without, so that only what kernels touch is seen; what it reads and writes on
-// behalf of a kernel it tells the checks itself. A new name that touches memory only through others, load() say, or
-// through pointers belongs here; one that copies bytes by memcpy, which may stay unseen, belongs there.
+// A kernel is compiled with -fsanitize=thread: the compiler calls a hook (access_hooks.h) before each access to memory.
+// gpu_emulation.cpp is compiled without, so that only what kernels touch is seen. A new name that is plain arithmetic or
+// reads through load(), a pointer or a reference belongs here; one that copies by memcpy, which the compiler may leave
+// unseen, or hands over to other threads belongs there, and tells the checks by touch().
 #pragma once
 
 #include "common/float_bits.h"
