@@ -134,21 +134,14 @@ def _checked(nvrtc: Any, answer: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def resources(log: str) -> Mapping[str, Mapping[str, int]]:
-    """Return what the compiler reports of each kernel: registers, bytes spilled and bytes of stack."""
+    """Return what the compiler reports of each kernel, functions that it calls included: registers, bytes spilled."""
     found: dict[str, dict[str, int]] = {}
-    name = ""
+    kernel: dict[str, int] = {}
     for line in log.splitlines():
-        if match := re.search(r"(?:Function properties for|Compiling entry function) '?(\w+)", line):
-            name = match[1]
-            found.setdefault(name, {})
-        for label, pattern in _REPORTED.items():
-            if name and (match := re.search(pattern, line)):
-                found[name][label] = int(match[1])
+        if match := re.search(r"Compiling entry function '(\w+)'", line):
+            kernel = found.setdefault(match[1], {"spilled_bytes": 0})
+        elif match := re.search(r"(\d+) bytes spill stores", line):
+            kernel["spilled_bytes"] += int(match[1])
+        elif match := re.search(r"Used (\d+) registers", line):
+            kernel["registers"] = int(match[1])
     return found
-
-
-_REPORTED = {
-    "registers": r"Used (\d+) registers",
-    "spilled_bytes": r"(\d+) bytes spill stores",
-    "stack_bytes": r"(\d+) bytes stack frame",
-}

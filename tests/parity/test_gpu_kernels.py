@@ -12,6 +12,8 @@ import torch
 from codesign.errors import InputError
 from codesign.gpu.attention import GpuKvCache, GpuKvShape
 from codesign.gpu.gemm import Workspace, multiply_w8a8, multiply_weight_only, pack_w8a8, pack_weight_only, tiling
+from codesign.gpu.launch import Launch
+from codesign.gpu.program import program
 from codesign.gpu.rounding import held
 from tests.gpu.place import DEVICE, DTYPES, GPU, activations, needs_gpu_or_compiler, relative_error, wide
 
@@ -117,6 +119,14 @@ def test_attention(kv_format, batch, heads, kv_heads, head_dim, tokens):
     exact = np.einsum("bht,bhtd->bhd", weights / weights.sum(axis=-1, keepdims=True), values)
     for _ in range(2):
         assert relative_error(cache.attend(q), exact) < KV_ERRORS[kv_format]
+
+
+@pytest.mark.parametrize("count", [1, 512, 9000])
+def test_all_memory_is_read_to_its_end_and_not_beyond(count):
+    given, sums = (torch.zeros(size, dtype=torch.int32, device=DEVICE) for size in (4 * count, 2))
+    given[4 * (count - 1)] = np.array(0x9E3779B9, np.uint32).view(np.int32).item()  # the sum that is written
+    GPU.launch(Launch(program("roofs"), "read_all", (2, 1, 1), 512, 0), (given, sums, np.int64(count)))
+    assert sorted(sums.tolist()) == sorted((0, int(given[4 * (count - 1)])))
 
 
 def test_shapes_that_no_kernel_takes_are_refused():
