@@ -45,8 +45,8 @@ class Tiling:
 
     @property
     def shared_bytes(self) -> int:
-        """Return what the sums of half of the warps take."""
-        return WARPS // 2 * self.m_tiles * self.n_tiles * 4 * LANES * 4
+        """Return what the sums of all warps but the first across take."""
+        return (WARPS - self.n_warps) * self.m_tiles * self.n_tiles * 4 * LANES * 4
 
 
 def tiling(m: int, n: int, k: int, multiprocessors: int) -> Tiling:

@@ -72,20 +72,17 @@ template <class Weights, class Sum> DEVICE void multiply_steps(const Weights &we
 // Leaves the sums of all warps of the block that have the same outputs in the first of them.
 template <class Sum> DEVICE void sum_over_warps(Sums<Sum> &sums) {
     constexpr int COUNT = M_TILES * N_TILES * 4;
-    Sum *shared = (Sum *)shared_memory();
+    Sum *shared = (Sum *)shared_memory() + lane();
     Sum *flat = &sums[0][0][0];
+    if (warp() >= N_WARPS)
 #pragma unroll
-    for (int half = WARPS / 2; half >= N_WARPS; half /= 2) {
-        const int place = warp() % half * COUNT * LANES + lane();
-        if (warp() >= half && warp() < 2 * half)
+        for (int i = 0; i < COUNT; i++) shared[((warp() - N_WARPS) * COUNT + i) * LANES] = flat[i];
+    sync_block();
+    if (warp() >= N_WARPS) return;
 #pragma unroll
-            for (int i = 0; i < COUNT; i++) shared[place + i * LANES] = flat[i];
-        sync_block();
-        if (warp() < half)
+    for (int other = 0; other < K_WARPS - 1; other++)
 #pragma unroll
-            for (int i = 0; i < COUNT; i++) flat[i] += shared[place + i * LANES];
-        sync_block();
-    }
+        for (int i = 0; i < COUNT; i++) flat[i] += shared[((other * N_WARPS + warp()) * COUNT + i) * LANES];
 }
 
 // Where results go; `partial` holds [grid y][m][n_padded] sums and `arrived` a zero per grid x, where grid y is above 1.
