@@ -1,7 +1,7 @@
 // What the kernels for NVIDIA GPUs ask of a thread: its place, barriers, exchanges, 16-bit arithmetic, matrix products.
 //
-// Inline PTX for NVRTC and nvcc, without any include: NVRTC then needs no headers. Everything else sees the same names
-// as plain C++, which runs the kernels on a CPU (tests/gpu/gpu_emulation.h).
+// Inline PTX for NVRTC, without any include, so that it needs no headers, and for nvcc. Everything else sees the same
+// names as plain C++, which runs the kernels on a CPU (tests/gpu/gpu_emulation.h).
 #pragma once
 
 #ifdef __CUDACC__
@@ -14,12 +14,16 @@
 #define BOUNDED_BLOCKS(threads, blocks) __launch_bounds__(threads, blocks)
 #define LAUNCHED(name)
 
+#ifdef __CUDACC_RTC__
 typedef unsigned char uint8_t;
 typedef signed char int8_t;
 typedef unsigned short uint16_t;
 typedef int int32_t;
 typedef unsigned int uint32_t;
 typedef long long int64_t;
+#else // nvcc
+#include <stdint.h>
+#endif
 
 namespace codesign::gpu {
 
