@@ -18,6 +18,7 @@ import pytest
 
 from codesign.profiler.run_folder import read_head, read_run
 from codesign.profiler.store import SAMPLES, read_log
+from tests.command_line import codesign, small_memory_probe
 from tests.fake_kernels import MODULE
 
 OPTIONS = ("--hw", "epyc-9654", "--shapes", "64x128,32x64", "--batch", "1,2", "--threads", "1", "--libraries", "fake",
@@ -38,9 +39,9 @@ def heed_interrupts() -> None:
 
 
 def finish(folder: Path, *more: str) -> tuple[int, str, str]:
-    with start(folder, *more) as process:
-        out, error = process.communicate(timeout=120)
-    return process.returncode, out, error
+    with small_memory_probe():
+        done = codesign("profile", *OPTIONS, *more, "-o", str(folder))
+    return done.returncode, done.stdout, done.stderr
 
 
 def children_of(pid: int) -> list[str]:
@@ -82,7 +83,7 @@ def kill_at_random(folder: Path, moments: list[float]) -> None:
 
 def test_kills_lose_at_most_the_case_at_hand_and_resuming_repeats_none(tmp_path):
     moments = random.Random(5)
-    kill_at_random(tmp_path / "run", [moments.uniform(0.3, 2.0) for _ in range(10)])
+    kill_at_random(tmp_path / "run", [moments.uniform(0.3, 2.0) for _ in range(6)])
 
 
 @pytest.mark.slow
@@ -125,12 +126,12 @@ def test_a_second_signal_ends_it_at_once_without_orphans(tmp_path):
 
 
 def test_a_second_profiler_is_told_who_measures(tmp_path):
-    with start(tmp_path / "run", "--batch", "1,2,3,4") as first:
+    with start(tmp_path / "run") as first:
         first.stderr.readline()
-        code, _, error = finish(tmp_path / "run", "--batch", "1,2,3,4")
+        code, _, error = finish(tmp_path / "run")
         assert (code, f"process {first.pid} is measuring" in error) == (5, True)
         first.kill()
-    assert finish(tmp_path / "run", "--batch", "1,2,3,4")[0] == 0
+    assert finish(tmp_path / "run")[0] == 0
 
 
 def test_a_folder_that_takes_nothing_is_refused_before_the_first_sample():
