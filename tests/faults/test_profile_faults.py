@@ -38,6 +38,15 @@ def heed_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+def wait_until_signals_are_heeded(pid: int) -> None:
+    """Wait for the first thing that the command line does: it sees to SIGTERM, and loads its modules then."""
+    caught, deadline = 0, time.monotonic() + 30
+    while not caught >> (signal.SIGTERM - 1) & 1:
+        assert time.monotonic() < deadline, "it heeds no signal"
+        time.sleep(0.01)
+        caught = int(re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())[1], 16)
+
+
 def finish(folder: Path, *more: str) -> tuple[int, str, str]:
     with small_memory_probe():
         done = codesign("profile", *OPTIONS, *more, "-o", str(folder))
@@ -99,7 +108,7 @@ def test_a_signal_ends_it_in_order(tmp_path, number, code, moment):
     folder = tmp_path / "run"
     with start(folder, "--batch", "1,2,3,4") as process:
         if moment == "load":
-            time.sleep(0.3)
+            wait_until_signals_are_heeded(process.pid)
         else:
             process.stderr.readline()
         process.send_signal(number)
