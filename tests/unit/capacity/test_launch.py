@@ -1,3 +1,4 @@
+import functools
 from dataclasses import replace
 from itertools import pairwise
 
@@ -33,9 +34,14 @@ FLAGS = {
 }  # fmt: skip
 
 
+@functools.cache
+def sized() -> Sized:
+    return size([round_hardware(vendor="nvidia")], SERVICE, Setting(), {}).best
+
+
 def best(library: str, kv: str = "bf16", pipeline: int = 1) -> Sized:
     """Return a sizing as if it were for another program, KV format and pipeline."""
-    found = size([round_hardware(vendor="nvidia")], SERVICE, Setting(), {}).best
+    found = sized()
     one = found.candidate
     where = replace(one.where, target=replace(one.where.target, library=library))
     assignment = replace(one.assignment, kv=parse_kv(kv))
