@@ -6,6 +6,7 @@ import pytest
 import yaml
 from machines import round_hardware, small_model
 
+from codesign.capacity import candidates
 from codesign.capacity.candidates import Service
 from codesign.capacity.launch import kubernetes_yaml, launch_command
 from codesign.capacity.load import Objectives
@@ -32,6 +33,12 @@ FLAGS = {
                "--chunked-prefill-size", "--mem-fraction-static", "--kv-cache-dtype"},
     "llama.cpp": {"-m", "-c", "-np", "-b", "-ngl", "-ctk", "-ctv"},
 }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def few_requests(monkeypatch):
+    """Simulate fewer requests: how the answer is written is the point."""
+    monkeypatch.setattr(candidates, "REQUESTS_PER_REPLICA", 500)
 
 
 @functools.cache
