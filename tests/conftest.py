@@ -15,6 +15,9 @@ import sitecustomize  # noqa: E402, F401 - installs the audit hook
 PATHS = (str(HERE / "no_network"), str(HERE.parent), os.environ.get("PYTHONPATH", ""))
 os.environ["PYTHONPATH"] = os.pathsep.join(path for path in PATHS if path)
 
+# Several tests run at a time: threads that wait for each other in a loop would take the processors from all of them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # A slow machine is no reason to fail, and a run must be repeatable: examples follow from the test, not from a clock.
 settings.register_profile(
     "project", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]

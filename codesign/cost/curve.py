@@ -1,9 +1,10 @@
 """One scheme everywhere, over many batches, contexts or rows at once: how much faster it is and where a gain ends."""
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 import numpy as np
@@ -148,16 +149,10 @@ def _pairs(
 ) -> tuple[list[Pair], list[tuple[KernelPrediction, float]]]:
     """Return the kernels that change, and those that stay."""
     model, target = deployment.model, deployment.target
-    first: dict[tuple[object, ...], tuple[FusedGroup, Scheme, Scheme]] = {}
-    counts: Counter[tuple[object, ...]] = Counter()
-    for group, before, after in zip(baseline.groups, baseline.schemes, quantized.schemes, strict=True):
-        key = (*group.signature, before.name, after.name)
-        first.setdefault(key, (group, before, after))
-        counts[key] += 1
     pairs: list[Pair] = []
     shared = elementwise_kernels(model, target, step, deployment.engine) + communication_kernels(model, target, step)
-    for key, (group, before, after) in first.items():
-        kernel, count = group_kernel(group, before, target, step), float(counts[key])
+    for group, before, after, count in _merged(_Change((id(quantized), id(baseline)), quantized, baseline)):
+        kernel = group_kernel(group, before, target, step)
         if before == after:
             shared.append((kernel, count))
         else:
@@ -168,6 +163,28 @@ def _pairs(
     changed = attention_kernels(model, quantized.kv, target, step)
     pairs += [(old, new, count) for (old, count), (new, _) in zip(attention, changed, strict=True)]
     return pairs, shared
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """Two assignments, told apart by their identities, which stay unique as long as they are held here."""
+
+    key: tuple[int, int]
+    quantized: Assignment = field(compare=False)
+    baseline: Assignment = field(compare=False)
+
+
+@functools.lru_cache(maxsize=64)
+def _merged(change: _Change) -> tuple[tuple[FusedGroup, Scheme, Scheme, float], ...]:
+    """Return a group of each shape that changes alike, its schemes before and after, and how many there are."""
+    first: dict[tuple[object, ...], tuple[FusedGroup, Scheme, Scheme]] = {}
+    counts: Counter[tuple[object, ...]] = Counter()
+    schemes = zip(change.baseline.schemes, change.quantized.schemes, strict=True)
+    for group, (before, after) in zip(change.baseline.groups, schemes, strict=True):
+        key = (*group.signature, before.name, after.name)
+        first.setdefault(key, (group, before, after))
+        counts[key] += 1
+    return tuple((*one, float(counts[key])) for key, one in first.items())
 
 
 def _sum(kernels: list[tuple[KernelPrediction, float]], column: str) -> FloatArray:

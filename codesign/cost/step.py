@@ -2,7 +2,7 @@
 
 import functools
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -22,7 +22,7 @@ from codesign.cost.target import Target
 from codesign.cost.traffic import ACTIVATION_BYTES
 from codesign.cost.workload import Workload
 from codesign.model.groups import FusedGroup
-from codesign.model.layers import Attention, Block, Model
+from codesign.model.layers import Attention, Block, LatentAttention, Model
 from codesign.schemes.kv import KvFormat
 from codesign.schemes.scheme import Scheme
 
@@ -31,7 +31,7 @@ from codesign.schemes.scheme import Scheme
 LAUNCHES_PER_BLOCK = 4.0
 LAUNCHES_PER_ROUTER = 3.0
 HIDDEN_PASSES_PER_BLOCK = 6.0  # each norm reads the residual and the update and writes one result
-QUESTIONS_KEPT = 1024  # kernels whose prediction is remembered
+QUESTIONS_KEPT = 2048  # kernels whose prediction is remembered
 REDUCTIONS_PER_BLOCK = 2.0  # after the attention output and after the MLP (Megatron-LM, arXiv 1909.08053)
 
 
@@ -132,25 +132,29 @@ def group_kernel(group: FusedGroup, scheme: Scheme, target: Target, step: Step) 
     rows = as_floats(step.batch if group.name == "head" else step.tokens)
     if not scheme.quantized and not target.kernel:
         target = target.program
-    where = (id(target.hardware), target.library, target.kernel, target.gpu_count, target.expert_parallel)
-    key = (group.signature, id(scheme), where, *map(id, target.sheets), rows.shape, rows.tobytes())
-    return _answer(_Question(key, group, scheme, target, rows))
+    key = (group.signature, id(scheme), *_identity(target), rows.shape, rows.tobytes())
+    return _answer(_Question(key, functools.partial(_group_kernel, group, scheme, target, rows)))
+
+
+def _identity(target: Target) -> tuple[object, ...]:
+    place = (id(target.hardware), target.gpu_count, target.expert_parallel)
+    return (*place, target.library, target.kernel, *map(id, target.sheets))
 
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """A kernel to predict, told apart by its key alone; holding the rest keeps the identities in the key unique."""
+    """A kernel to predict, told apart by its key alone; what `predict` holds keeps the identities in the key unique."""
 
     key: tuple[object, ...]
-    group: FusedGroup = field(compare=False)
-    scheme: Scheme = field(compare=False)
-    target: Target = field(compare=False)
-    rows: FloatArray = field(compare=False)
+    predict: Callable[[], KernelPrediction] = field(compare=False)
 
 
 @functools.lru_cache(maxsize=QUESTIONS_KEPT)
 def _answer(asked: _Question) -> KernelPrediction:
-    group, scheme, target, rows = asked.group, asked.scheme, asked.target, asked.rows
+    return asked.predict()
+
+
+def _group_kernel(group: FusedGroup, scheme: Scheme, target: Target, rows: FloatArray) -> KernelPrediction:
     if group.experts is None:
         n, k = group.shard(target.gpu_count)
         return gemm(target, scheme, rows, as_floats(n), as_floats(k), in_step=True)
@@ -172,17 +176,26 @@ Kernels = list[tuple[KernelPrediction, float]]  # a kernel and how often it runs
 
 
 def attention_kernels(model: Model, kv: KvFormat, target: Target, step: Step) -> Kernels:
-    """Return the attention of all blocks, equal blocks merged."""
-    counts = Counter(block.attention for block in model.blocks)
-    return [
-        (block_attention(target.program, kv, shape, step.batch, step.query_tokens, step.kv_tokens), float(count))
-        for shape, count in counts.items()
-    ]
+    """Return the attention of all blocks, equal blocks merged; equal questions are answered once."""
+    counts: Counter[Attention | LatentAttention] = Counter()
+    for block, count in model.distinct_blocks:
+        counts[block.attention] += count
+    target = target.program
+    batch, tokens = as_floats(step.batch), as_floats(step.kv_tokens)
+    sizes = (batch.shape, batch.tobytes(), step.query_tokens, tokens.shape, tokens.tobytes())
+    kernels: Kernels = []
+    for shape, count in counts.items():
+        key = (shape, id(kv), *_identity(target), *sizes)
+        predict = functools.partial(block_attention, target, kv, shape, step.batch, step.query_tokens, step.kv_tokens)
+        kernels.append((_answer(_Question(key, predict)), float(count)))
+    return kernels
 
 
 def elementwise_kernels(model: Model, target: Target, step: Step, engine: EngineClass) -> Kernels:
     """Return norms, residuals, rotary embeddings, activation functions and routing of all blocks."""
-    counts = Counter((_elementwise_width(block), _launches(block)) for block in model.blocks)
+    counts: Counter[tuple[float, float]] = Counter()
+    for block, count in model.distinct_blocks:
+        counts[_elementwise_width(block), _launches(block)] += count
     math_dtype = "fp32" if "fp32" in target.hardware.peak_flop_per_s else next(iter(target.hardware.peak_flop_per_s))
     rates = replace(
         datasheet_rates(target.hardware, math_dtype), vector_flop_per_s=elements_per_s(engine, target.hardware)

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import get_args
@@ -133,6 +134,7 @@ def load_hardware(name_or_path: str | os.PathLike[str]) -> Hardware:
     return parse_hardware(text, where)
 
 
+@lru_cache(maxsize=64)  # reading YAML is what takes the time, and a command asks for its machine several times
 def parse_hardware(text: str, where: str) -> Hardware:
     """Return the machine that a profile text describes; `where` is the file named in messages."""
     return _parse(text, where, _Facts())

@@ -1,6 +1,7 @@
 """Fused groups: the layers that a runtime merges into one multiplication and that therefore share a scheme."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from codesign.model.layers import Experts, Layer, Model
@@ -24,7 +25,7 @@ SPLITS: dict[str, Split] = {
 SIXTEEN_BIT_GROUPS = frozenset({"router", "shared_router", "project_in", "project_out"})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: a plan asks for each signature hundreds of times, so that it is kept
 class FusedGroup:
     """Layers with one scheme: dense layers that share their input, or the experts of a block (never both)."""
 
@@ -65,7 +66,7 @@ class FusedGroup:
         """Return how tensor parallelism cuts the group."""
         return SPLITS.get(self.name, "replicated")
 
-    @property
+    @cached_property
     def signature(self) -> tuple[object, ...]:
         """Return what determines the group's bytes and time; groups of equal blocks share it."""
         if self.experts is not None:

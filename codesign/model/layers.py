@@ -1,7 +1,9 @@
 """What must be computed: the shapes of a language model, without its weights."""
 
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 Role = Literal[
@@ -129,7 +131,7 @@ class Block:
         return sum(layer.parameter_count for layer in self.layers) + experts + self.other_parameter_count
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: equal blocks are merged once
 class Model:
     """A language model as shapes. `head` exists also when its weights are tied to the embedding."""
 
@@ -146,6 +148,18 @@ class Model:
     other_parameter_count: int
     source: str
     digest: str
+
+    @cached_property
+    def distinct_blocks(self) -> tuple[tuple[Block, int], ...]:
+        """Return a block of each shape, in order, and how many blocks have that shape."""
+        first: dict[tuple[object, ...], Block] = {}
+        counts: Counter[tuple[object, ...]] = Counter()
+        for block in self.blocks:
+            experts = None if block.experts is None else replace(block.experts, name="", block_index=0)
+            key = (block.attention, experts, *((layer.role, layer.n, layer.k) for layer in block.layers))
+            first.setdefault(key, block)
+            counts[key] += 1
+        return tuple((block, counts[key]) for key, block in first.items())
 
     @property
     def layers(self) -> Iterator[Layer]:

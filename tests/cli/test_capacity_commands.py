@@ -7,10 +7,17 @@ import pytest
 from click.testing import CliRunner, Result
 from headless import needs_browser, opened
 
+from codesign.capacity import candidates
 from codesign.cli.main import command
 
 SIMULATE = ("simulate", "--hw", "h100", "--model", "llama-3.1-8b", "--requests", "400")
 SIZE = ("size", "--hw", "h100", "--model", "llama-3.1-8b", "--rate", "30", "--tpot-p95", "0.02")
+
+
+@pytest.fixture(autouse=True)
+def few_requests(monkeypatch):
+    """Let `size` simulate fewer requests of each replica; `simulate` is told how many."""
+    monkeypatch.setattr(candidates, "REQUESTS_PER_REPLICA", 500)
 
 
 def run(*arguments: str) -> Result:

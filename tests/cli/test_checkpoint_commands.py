@@ -5,7 +5,8 @@ import json
 import pytest
 
 from tests import tiny_checkpoints as tiny
-from tests.cli.test_commands import codesign, strict_json
+from tests.cli.test_commands import strict_json
+from tests.command_line import codesign
 from tests.tiny_checkpoints import GGUF_KEYS, gguf_llama, llama, write_folder, write_gguf
 
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": True}

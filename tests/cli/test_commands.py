@@ -7,13 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.command_line import codesign, codesign_in_a_process
+
 PLAN = ("plan", "--hw", "a100", "--model", "llama-7b")
-
-
-def codesign(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own."""
-    command = [sys.executable, "-m", "codesign", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=60, check=False)
 
 
 def strict_json(text: str) -> dict[str, object]:
@@ -26,7 +22,7 @@ def strict_json(text: str) -> dict[str, object]:
 
 def test_the_main_job(tmp_path):
     """The job works from another folder and names what to run."""
-    done = codesign(*PLAN, cwd=tmp_path)
+    done = codesign_in_a_process(*PLAN, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     for word in ("Run W4A16-g128", "decode speed of BF16", "it fits", "time per output token", "datasheet", "refused",
                  "slower at batch", "bits alone", "proven optimal"):  # fmt: skip

@@ -4,7 +4,6 @@ import csv
 import datetime
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ import pytest
 import codesign
 from codesign.cost.sheet_file import read_sheet
 from codesign.hardware.folder import profile_path
+from tests import command_line
 
 HEAD = "hw,library,op,scheme,m,n,k,measured_s\n"
 SHAPES = [(n, k) for n in (1024, 4096, 8192, 14336) for k in (2048, 4096, 8192)]
@@ -29,9 +29,7 @@ def table(hw: str = "l40s", scheme: str = "BF16", library: str = "vllm-9.9") -> 
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own."""
-    command = [sys.executable, "-m", "codesign", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=60, check=False)
+    return command_line.codesign(*arguments, cwd=folder)
 
 
 def fit(folder: Path, text: str, *options: str) -> subprocess.CompletedProcess[str]:

@@ -1,18 +1,12 @@
 """`codesign plan export` end to end."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
+from tests.command_line import codesign
+
 WORK = ("--prompt", "512", "--output", "128", "--batch", "4")
-
-
-def codesign(*arguments, cwd=None):
-    """Run the command line in a process of its own."""
-    command = [sys.executable, "-m", "codesign", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=60, check=False)
 
 
 @pytest.fixture(scope="module")

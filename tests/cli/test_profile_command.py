@@ -4,7 +4,6 @@ import csv
 import json
 import shutil
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +16,8 @@ from codesign.profiler.export import frame_of, read_measurements
 from codesign.profiler.profile import plan_run
 from codesign.profiler.run_folder import open_run, read_head, read_run, write_head
 from codesign.profiler.verdict import Kind, Reason, Verdict
+from tests import command_line
+from tests.command_line import codesign_in_a_process, small_memory_probe
 from tests.fake_kernels import MODULE
 from tests.measured_rows import gemm_row, run_head
 
@@ -25,9 +26,14 @@ FAKE = ("--hw", "epyc-9654", "--shapes", "64x128,63x128", "--batch", "1,4", "--t
         "fake,away", "--kernels", MODULE, "--budget-s", "0.2")  # fmt: skip
 
 
+@pytest.fixture(autouse=True, scope="module")
+def small_probe():
+    with small_memory_probe():
+        yield
+
+
 def codesign(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "codesign", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=120, check=False)
+    return command_line.codesign(*arguments, cwd=folder)
 
 
 def seconds(m: int, n: int, k: int) -> float:
@@ -51,7 +57,7 @@ def rows_of_a_core(**more: object) -> list:
 def profiled(tmp_path_factory):
     """Return a folder in which the fake library was profiled, and the command's outcome."""
     folder = tmp_path_factory.mktemp("profile")
-    return folder, codesign(folder, "profile", *FAKE, "-o", "run")
+    return folder, codesign_in_a_process("profile", *FAKE, "-o", "run", cwd=folder)
 
 
 def test_a_run_prints_its_rows_and_what_was_not_measured(profiled):

@@ -3,13 +3,14 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from codesign.profiler import gpu_watch
 from codesign.profiler.records import Measurement
 from codesign.profiler.run_folder import Run, read_run
+from tests.command_line import codesign, small_memory_probe
 from tests.fake_kernels import MODULE
 from tests.gpu_kernels import MODULE as GPU_MODULE
 
@@ -37,10 +38,10 @@ def profile(folder: Path, *options: str, failing: str = "{}", answers: str = "{}
     (folder / "fakes").mkdir(exist_ok=True)
     (folder / "fakes" / "pynvml.py").write_text(PYNVML.format(failing=failing, answers=answers), encoding="utf-8")
     paths = os.pathsep.join((str(folder / "fakes"), str(ROOT)))
-    command = [sys.executable, "-m", "codesign", "profile", *options]
-    environment = {**os.environ, "PYTHONPATH": paths}
-    environment.pop("CUDA_VISIBLE_DEVICES", None)
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=60, check=False, env=environment)
+    with pytest.MonkeyPatch.context() as patch, small_memory_probe():
+        patch.setenv("PYTHONPATH", paths)  # NVML is asked in a process of its own, which finds the fake one there
+        patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        return codesign("profile", *options, cwd=folder)
 
 
 def rows(folder: Path) -> tuple[Run, tuple[Measurement, ...]]:
@@ -79,7 +80,8 @@ def test_without_nvml_the_gpu_is_timed_all_the_same(tmp_path):
     assert run.head.energy == {"cuda": {"value": None, "why": "not asked for; --energy measures it"}}
 
 
-def test_a_gpu_that_counts_no_energy_gives_null_and_one_warning(tmp_path):
+def test_a_gpu_that_counts_no_energy_gives_null_and_one_warning(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_watch, "WINDOW_S", 0.3)  # nothing is counted, however long one waits
     failing = ", ".join(f'"{name}": FakeNvmlError(3)' for name in
                         ("nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetPowerUsage"))  # fmt: skip
     done = profile(tmp_path, *GPU, "--batch", "1,2", "--energy", failing=f"{{{failing}}}")

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,15 +10,22 @@ from codesign.model.file import load_model
 from codesign.plan.file import write_plan
 from codesign.profiler.export import read_measurements
 from codesign.profiler.run_folder import read_run
+from tests import command_line
+from tests.command_line import small_memory_probe
 from tests.tiny_transformer import plan_of, save_tiny
 
 pytest.importorskip("torch")
 COMMON = ("--hw", "epyc-9654", "--threads", "1", "--budget-s", "0.2")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def small_probe():
+    with small_memory_probe():
+        yield
+
+
 def codesign(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "codesign", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=180, check=False)
+    return command_line.codesign(*arguments, cwd=folder)
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,11 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.command_line import codesign
 from tests.tiny_transformer import save_tiny
 
 pytest.importorskip("torch", reason="models are run with torch")
@@ -17,9 +17,7 @@ OPTIONS = ("--sizes", "2,1", "--sources", "random,self", "--methods", "min-max,e
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own."""
-    command = [sys.executable, "-m", "codesign", "study", "calibration", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=120, check=False)
+    return codesign("study", "calibration", *arguments, cwd=folder)
 
 
 @pytest.fixture(scope="module")

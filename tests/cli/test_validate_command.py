@@ -1,11 +1,11 @@
 """`codesign validate` end to end: both kinds of tables, the page, and bad input."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 from headless import needs_browser, opened
+
+from tests.command_line import codesign
 
 KERNEL = "hw,library,op,scheme,m,n,k,measured_s\n"
 GOOD = "h100,vllm,gemm,bfloat16,16,4096,4096,2e-5\nh100,vllm,gemm,fp8,256,4096,4096,3e-5\n"
@@ -14,10 +14,9 @@ RUNS = "h100,vllm,llama-7b,BF16,8,512,128,0.01,0.05\nh100,vllm,llama-7b,FP8,64,5
 
 
 def validate(folder, text, *options):
-    """Run the command in a process of its own on a table of this text."""
+    """Run the command on a table of this text."""
     (folder / "t.csv").write_text(text, encoding="utf-8")
-    command = [sys.executable, "-m", "codesign", "validate", "--input", "t.csv", *options]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=60, check=False)
+    return codesign("validate", "--input", "t.csv", *options, cwd=folder)
 
 
 @pytest.mark.parametrize(

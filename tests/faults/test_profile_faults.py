@@ -18,6 +18,7 @@ import pytest
 
 from codesign.profiler.run_folder import read_head, read_run
 from codesign.profiler.store import SAMPLES, read_log
+from tests.command_line import codesign, small_memory_probe
 from tests.fake_kernels import MODULE
 
 OPTIONS = ("--hw", "epyc-9654", "--shapes", "64x128,32x64", "--batch", "1,2", "--threads", "1", "--libraries", "fake",
@@ -37,10 +38,19 @@ def heed_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+def wait_until_signals_are_heeded(pid: int) -> None:
+    """Wait for the first thing that the command line does: it sees to SIGTERM, and loads its modules then."""
+    caught, deadline = 0, time.monotonic() + 30
+    while not caught >> (signal.SIGTERM - 1) & 1:
+        assert time.monotonic() < deadline, "it heeds no signal"
+        time.sleep(0.01)
+        caught = int(re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())[1], 16)
+
+
 def finish(folder: Path, *more: str) -> tuple[int, str, str]:
-    with start(folder, *more) as process:
-        out, error = process.communicate(timeout=120)
-    return process.returncode, out, error
+    with small_memory_probe():
+        done = codesign("profile", *OPTIONS, *more, "-o", str(folder))
+    return done.returncode, done.stdout, done.stderr
 
 
 def children_of(pid: int) -> list[str]:
@@ -82,7 +92,7 @@ def kill_at_random(folder: Path, moments: list[float]) -> None:
 
 def test_kills_lose_at_most_the_case_at_hand_and_resuming_repeats_none(tmp_path):
     moments = random.Random(5)
-    kill_at_random(tmp_path / "run", [moments.uniform(0.3, 2.0) for _ in range(10)])
+    kill_at_random(tmp_path / "run", [moments.uniform(0.3, 2.0) for _ in range(6)])
 
 
 @pytest.mark.slow
@@ -98,7 +108,7 @@ def test_a_signal_ends_it_in_order(tmp_path, number, code, moment):
     folder = tmp_path / "run"
     with start(folder, "--batch", "1,2,3,4") as process:
         if moment == "load":
-            time.sleep(0.3)
+            wait_until_signals_are_heeded(process.pid)
         else:
             process.stderr.readline()
         process.send_signal(number)
@@ -125,12 +135,12 @@ def test_a_second_signal_ends_it_at_once_without_orphans(tmp_path):
 
 
 def test_a_second_profiler_is_told_who_measures(tmp_path):
-    with start(tmp_path / "run", "--batch", "1,2,3,4") as first:
+    with start(tmp_path / "run") as first:
         first.stderr.readline()
-        code, _, error = finish(tmp_path / "run", "--batch", "1,2,3,4")
+        code, _, error = finish(tmp_path / "run")
         assert (code, f"process {first.pid} is measuring" in error) == (5, True)
         first.kill()
-    assert finish(tmp_path / "run", "--batch", "1,2,3,4")[0] == 0
+    assert finish(tmp_path / "run")[0] == 0
 
 
 def test_a_folder_that_takes_nothing_is_refused_before_the_first_sample():

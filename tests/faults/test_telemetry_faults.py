@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from codesign.profiler.signals import Stop
 from codesign.profiler.telemetry import Sampler
 from codesign.profiler.verdict import Kind
 from tests.child_nvml import MODULE
+from tests.command_line import codesign
 from tests.gpu_kernels import MODULE as GPU_MODULE
 from tests.measured_rows import run_head
 from tests.profile_plans import settings
@@ -178,10 +178,11 @@ def profile(folder: Path, fault: str) -> subprocess.CompletedProcess[str]:
     (folder / "fakes").mkdir(exist_ok=True)
     (folder / "fakes" / "pynvml.py").write_text(PYNVML, encoding="utf-8")
     paths = os.pathsep.join((str(folder / "fakes"), str(ROOT)))
-    command = [sys.executable, "-m", "codesign", "profile", *PROFILE]
-    environment = {**os.environ, "PYTHONPATH": paths, "CHILD_NVML": fault}
-    environment.pop("CUDA_VISIBLE_DEVICES", None)
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=60, check=False, env=environment)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", paths)
+        patch.setenv("CHILD_NVML", fault)
+        patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        return codesign("profile", *PROFILE, cwd=folder)
 
 
 def test_the_command_ends_as_device_lost_with_exit_5_and_resumes(tmp_path):

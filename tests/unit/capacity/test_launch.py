@@ -1,3 +1,4 @@
+import functools
 from dataclasses import replace
 from itertools import pairwise
 
@@ -5,6 +6,7 @@ import pytest
 import yaml
 from machines import round_hardware, small_model
 
+from codesign.capacity import candidates
 from codesign.capacity.candidates import Service
 from codesign.capacity.launch import kubernetes_yaml, launch_command
 from codesign.capacity.load import Objectives
@@ -33,9 +35,20 @@ FLAGS = {
 }  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def few_requests(monkeypatch):
+    """Simulate fewer requests: how the answer is written is the point."""
+    monkeypatch.setattr(candidates, "REQUESTS_PER_REPLICA", 500)
+
+
+@functools.cache
+def sized() -> Sized:
+    return size([round_hardware(vendor="nvidia")], SERVICE, Setting(), {}).best
+
+
 def best(library: str, kv: str = "bf16", pipeline: int = 1) -> Sized:
     """Return a sizing as if it were for another program, KV format and pipeline."""
-    found = size([round_hardware(vendor="nvidia")], SERVICE, Setting(), {}).best
+    found = sized()
     one = found.candidate
     where = replace(one.where, target=replace(one.where.target, library=library))
     assignment = replace(one.assignment, kv=parse_kv(kv))

@@ -64,15 +64,22 @@ def test_what_comes_in_goes_out_once(load):
     assert (found.occupancy <= 1).all()
 
 
-def test_one_after_another_is_the_queue_with_fixed_service():
+def waits_s(arrival_s: np.ndarray, service_s: float) -> np.ndarray:
+    """Return how long each waits for those before it: the queue's work, kept above zero (Lindley's recursion)."""
+    work = np.concatenate(([0.0], np.cumsum(service_s - np.diff(arrival_s))))
+    return work - np.minimum.accumulate(work)
+
+
+@pytest.mark.parametrize("rho", [0.3, 0.7])
+def test_one_after_another_is_the_queue_with_fixed_service(rho):
     """One sequence at a time and one token each: Poisson arrivals wait rho S / (2 (1 - rho)) on average (M/D/1)."""
     server = Server(capacity_blocks=1000, sequences_max=1)
     service_s = TABLE.mixed_s(0, 0.0, [(100, 100)])
-    for rho in (0.3, 0.7):
-        requests = draw_requests(Demand(rho / service_s, Fixed(100), Fixed(1)), 200_000, seed=1)
-        found = simulate(requests, TABLE, server)
-        expected_s = rho * service_s / (2 * (1 - rho))
-        assert found.queue_s.mean() == pytest.approx(expected_s, rel=0.02)
+    requests = draw_requests(Demand(rho / service_s, Fixed(100), Fixed(1)), 200_000, seed=1)
+    expected_s = waits_s(requests.arrival_s, service_s)
+    assert expected_s.mean() == pytest.approx(rho * service_s / (2 * (1 - rho)), rel=0.02)
+    found = simulate(requests.part(slice(20_000)), TABLE, server)
+    assert found.queue_s == pytest.approx(expected_s[:20_000], abs=1e-6 * service_s)
 
 
 def test_a_full_server_makes_as_many_tokens_as_its_steps_allow():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from machines import round_hardware, small_model
 
+from codesign.capacity import candidates
 from codesign.capacity.candidates import Service, candidates_on
 from codesign.capacity.load import Objectives
 from codesign.capacity.replica import Limits
@@ -19,6 +20,12 @@ from codesign.setting import Setting
 MODEL = replace(small_model(blocks=8), name="llama-7b")
 DEMAND = Demand(400.0, Fixed(500), Fixed(100))
 SERVICE = Service(MODEL, DEMAND, Objectives(ttft_s=0.2, tpot_s=0.004), Limits(sequences_max=64), 0.03)
+
+
+@pytest.fixture
+def few_requests(monkeypatch):
+    """Simulate fewer requests: the answer of either side is of the same ones."""
+    monkeypatch.setattr(candidates, "REQUESTS_PER_REPLICA", 500)
 
 
 def test_the_closed_form_is_near_the_simulation_and_never_far_above():
@@ -44,6 +51,7 @@ def test_bottlenecks_bind_where_they_should():
     assert screen(crowded, plain, DEMAND, Objectives(), Limits()).bottleneck == "memory for keys and values"
 
 
+@pytest.mark.usefixtures("few_requests")
 def test_the_cheapest_machine_wins_and_one_fewer_fails():
     cheap, dear = round_hardware(name="cheap"), round_hardware(name="dear", price_usd_per_hour=9.0)
     found = size([dear, cheap], SERVICE, Setting(), {})
@@ -62,6 +70,7 @@ def test_the_cheapest_machine_wins_and_one_fewer_fails():
     assert any("Bottlenecks" in line for line in detail_lines(SERVICE, found))
 
 
+@pytest.mark.usefixtures("few_requests")
 def test_no_cheaper_combination_would_have_done():
     """A brute search over every combination finds nothing cheaper that meets the objectives."""
     found = size([round_hardware()], SERVICE, Setting(), {})
@@ -73,6 +82,7 @@ def test_no_cheaper_combination_would_have_done():
     assert found.best.usd_per_month == min(costs)
 
 
+@pytest.mark.usefixtures("few_requests")
 def test_a_price_of_ones_own_changes_the_order():
     one, two = round_hardware(name="one"), round_hardware(name="two")
     found = size([one, two], SERVICE, Setting(), {"one": 5.0})
@@ -93,6 +103,7 @@ def test_an_impossible_wish_names_what_fails_and_the_nearest_point(changes, why)
     assert why in str(found.value)
 
 
+@pytest.mark.usefixtures("few_requests")
 def test_a_machine_without_a_price_or_too_small_is_refused_and_the_others_go_on():
     free = round_hardware(name="free", price_usd_per_hour=None)
     small = round_hardware(name="small", peer_link=None)
@@ -104,9 +115,9 @@ def test_a_machine_without_a_price_or_too_small_is_refused_and_the_others_go_on(
 
 
 def test_a_log_is_sized_by_its_own_requests():
-    log = Requests(np.linspace(0.0, 100.0, 4000), np.full(4000, 500), np.full(4000, 100))
+    log = Requests(np.linspace(0.0, 25.0, 1000), np.full(1000, 500), np.full(1000, 100))
     service = replace(SERVICE, trace=log)
     assert service.typical.rate_per_s == pytest.approx(40.0)
-    assert len(service.share(4)) == 1000
+    assert len(service.share(4)) == 250
     best = size([round_hardware()], service, Setting(), {}).best
-    assert best.load.request_count == 4000 // best.replicas * best.replicas
+    assert best.load.request_count == 1000 // best.replicas * best.replicas

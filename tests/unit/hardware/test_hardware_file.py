@@ -211,3 +211,12 @@ def test_an_installed_package_looks_inside_itself_first(tmp_path: Path, monkeypa
     assert folder.profile_folder() == tmp_path / "hwprofiles"
     (package / "hwprofiles").mkdir()
     assert folder.profile_folder() == package / "hwprofiles"
+
+
+def test_a_profile_that_changes_is_read_again(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(copy_profile("a100", "mine"), encoding="utf-8")
+    before = load_hardware(str(path))
+    assert load_hardware(str(path)) is before
+    path.write_text(copy_profile("h100", "mine"), encoding="utf-8")
+    assert load_hardware(str(path)).compute_capability == (9, 0) != before.compute_capability

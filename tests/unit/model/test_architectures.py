@@ -383,3 +383,18 @@ def test_transformers_5_spells_the_experts_of_qwen3_otherwise():
     old, new = (build_model(config | {key: 4}, "config.json") for key in ("num_experts", "num_local_experts"))
     assert old.blocks == new.blocks
     assert old.digest == new.digest
+
+
+@pytest.mark.parametrize(("name", "kinds"), [("llama-7b", 1), ("gpt-oss-20b", 2), ("deepseek-v2-lite", 2)])
+def test_equal_blocks_are_merged(name, kinds):
+    model = load_model(name)
+
+    def kind(block):
+        experts = block.experts and (block.experts.matrices, block.experts.expert_count, block.experts.top_k)
+        return block.attention, experts, [(layer.role, layer.n, layer.k) for layer in block.layers]
+
+    merged = model.distinct_blocks
+    assert (len(merged), merged[0][0]) == (kinds, model.blocks[0])
+    every = [kind(block) for block in model.blocks]
+    assert [every.count(kind(block)) for block, _ in merged] == [count for _, count in merged]
+    assert sum(count for _, count in merged) == len(model.blocks)

@@ -36,16 +36,17 @@ def random_budgets(problem: PlanProblem, seed: int) -> dict[Criterion, float]:
 def brute_force(problem: PlanProblem, objective: Criterion, budgets: dict[Criterion, float]) -> float | None:
     """Return the best objective over every combination, or None."""
     groups, schemes = problem.allowed.shape
-    best = None
-    for choice in itertools.product(range(schemes), repeat=groups):
-        picked = np.array(choice)
-        if not problem.allowed[np.arange(groups), picked].all():
-            continue
-        for kv in np.flatnonzero(problem.kv_allowed):
-            if all(problem.terms[c].value(picked, kv) <= limit for c, limit in budgets.items()):
-                value = problem.terms[objective].value(picked, kv)
-                best = value if best is None else min(best, value)
-    return best
+    every = np.indices((schemes,) * groups).reshape(groups, -1).T
+    legal = every[problem.allowed[np.arange(groups), every].all(axis=1)]
+    best = np.inf
+    for kv in np.flatnonzero(problem.kv_allowed):
+        values = {
+            c: terms.by_group[np.arange(groups), legal].sum(axis=1) + terms.by_kv[kv] + terms.constant
+            for c, terms in problem.terms.items()
+        }
+        within = np.all([values[c] <= limit for c, limit in budgets.items()], axis=0)
+        best = min(best, values[objective][within].min(initial=np.inf))
+    return None if best == np.inf else float(best)
 
 
 @pytest.mark.parametrize("seed", range(200))

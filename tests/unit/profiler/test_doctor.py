@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +14,7 @@ from codesign.profiler.kernel import LibraryState
 from codesign.profiler.nvml import open_devices
 from codesign.profiler.reading import Reading, absent
 from codesign.profiler.telemetry_lines import Telemetry
+from tests.command_line import codesign
 
 NO_GPU = Telemetry(
     absent("NVML: library not found; fix: install it"), absent("NVML: library not found; fix: install it")
@@ -147,8 +146,6 @@ def test_the_command_prints_one_json_document():
 
 
 def test_the_command_is_known_to_the_command_line():
-    done = subprocess.run(
-        [sys.executable, "-m", "codesign", "doctor", "--help"], capture_output=True, text=True, check=False
-    )
+    done = codesign("doctor", "--help")
     assert done.returncode == 0
     assert "--json" in done.stdout

@@ -1,9 +1,6 @@
 """What a reader must know of a kernel, such as that it is reference code, is in records, tables and reports."""
 
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -12,10 +9,15 @@ from codesign.profiler.records import KERNEL_NOTE, Measurement, measurement_from
 from codesign.profiler.run_folder import Run, read_run
 from codesign.report.run_page import layer_table, write_run_page
 from codesign.report.run_report import run_report
+from tests.command_line import codesign, small_memory_probe
 from tests.measured_rows import gemm_row, run_head
 from tests.special_kernels import MODULE, NOTE
 
-ROOT = Path(__file__).parents[3]
+
+@pytest.fixture(autouse=True, scope="module")
+def small_probe():
+    with small_memory_probe():
+        yield
 
 
 def noted(row: Measurement) -> Measurement:
@@ -25,10 +27,9 @@ def noted(row: Measurement) -> Measurement:
 @pytest.fixture(scope="module")
 def profiled(tmp_path_factory):
     folder = tmp_path_factory.mktemp("noted")
-    command = [sys.executable, "-m", "codesign", "profile", "--hw", "epyc-9654", "--shapes", "64x128", "--batch", "1",
-               "--threads", "1", "--libraries", "noted", "--kernels", MODULE, "--budget-s", "0.2", "-o",
-               str(folder / "run")]  # fmt: skip
-    return folder / "run", subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
+    arguments = ("profile", "--hw", "epyc-9654", "--shapes", "64x128", "--batch", "1", "--threads", "1", "--libraries",
+                 "noted", "--kernels", MODULE, "--budget-s", "0.2", "-o", str(folder / "run"))  # fmt: skip
+    return folder / "run", codesign(*arguments)
 
 
 def test_a_profile_says_it_beside_the_rows_that_it_concerns(profiled):
