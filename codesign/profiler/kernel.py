@@ -132,7 +132,10 @@ class GpuClock(Protocol):
         """Return the seconds between two events around `count` repetitions, by the GPU's clock."""
 
     def flush(self, size_bytes: int) -> Callable[[], Any]:
-        """Return what writes so many bytes, to empty its last-level cache."""
+        """Return what begins to write so many bytes, to empty its last-level cache; what comes next waits for it."""
+
+    def give_back(self) -> None:
+        """Give memory that is not used any more back to the driver, for other processes."""
 
 
 Case = GemmCase | AttentionCase
@@ -171,6 +174,7 @@ class Kernel:
     `refuses(case)` returns why it cannot run a case here, None if it can; it must not load the library's data.
     `prepare(case, copies)` packs `copies` equal-looking, distinct weights made from the case's seed.
     `note` says what a reader of its figures must know, such as that it is reference code. `device` is where it runs.
+    `tunes`: its first call tries variants by their time, so that nothing may run beside it.
     """
 
     library: str
@@ -180,6 +184,7 @@ class Kernel:
     prepare: Callable[[Any, int], Prepared]
     note: str = ""
     device: Device = "cpu"
+    tunes: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,8 @@ from codesign.profiler.kernel import (
     Prepared,
     gemm_inputs,
 )
-from codesign.profiler.libraries.repeated import (
+from codesign.profiler.reference import ROUNDINGS, attention, attention_inputs, product, rounded
+from codesign.profiler.repeated import (
     copies_of,
     repeated_columns,
     repeated_heads,
@@ -35,7 +36,6 @@ from codesign.profiler.libraries.repeated import (
     unique_attention,
     unique_gemm,
 )
-from codesign.profiler.reference import ROUNDINGS, attention, attention_inputs, product, rounded
 from codesign.profiler.weights import Float32, FloatWeights, QuantizedWeights, Weights, quantize
 from codesign.schemes.catalog import parse_scheme
 from codesign.units import BITS_PER_BYTE
@@ -100,6 +100,7 @@ class Library:
     """A library with its kernels: the first of `distributions` gives its version, all of them must be installed.
 
     `start(threads)` is called before a case is prepared; `problem()` says why an installed library cannot be used.
+    `tunes` is as of kernels.
     """
 
     name: str
@@ -109,6 +110,7 @@ class Library:
     attentions: tuple[AttentionRow, ...] = ()
     problem: Callable[[], str | None] = lambda: None
     device: Device = "cpu"
+    tunes: bool = False
 
 
 @functools.cache
@@ -166,7 +168,7 @@ def _gemm_kernel(library: Library, row: GemmRow) -> Kernel:
         library.start(case.threads)
         return prepare_gemm(row, case, copies)
 
-    return Kernel(library.name, row.name, row.scheme, refuses, prepare, row.note, row.device)
+    return Kernel(library.name, row.name, row.scheme, refuses, prepare, row.note, row.device, library.tunes)
 
 
 def _attention_kernel(library: Library, row: AttentionRow) -> Kernel:
@@ -179,7 +181,7 @@ def _attention_kernel(library: Library, row: AttentionRow) -> Kernel:
         library.start(case.threads)
         return prepare_attention(row, case, copies)
 
-    return Kernel(library.name, row.name, row.kv_format, refuses, prepare, row.note, row.device)
+    return Kernel(library.name, row.name, row.kv_format, refuses, prepare, row.note, row.device, library.tunes)
 
 
 def _first_problem(limits: tuple[Callable[[Any], str | None], ...], case: Case) -> str | None:

@@ -19,8 +19,8 @@ from codesign.gpu.rounding import held
 from codesign.profiler.kernel import AttentionCase
 from codesign.profiler.libraries import gpu
 from codesign.profiler.libraries.adapter import AttentionRow, Library, import_quietly, too_old
-from codesign.profiler.libraries.repeated import without_repetition
 from codesign.profiler.reference import AttentionInputs, rounded
+from codesign.profiler.repeated import without_repetition
 from codesign.profiler.weights import TORCH_NAMES, Float32
 
 PAGE_TOKENS = 16

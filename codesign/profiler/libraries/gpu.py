@@ -11,7 +11,7 @@ import numpy as np
 from codesign.profiler.kernel import AttentionCase, Case
 from codesign.profiler.libraries import torch_cpu
 from codesign.profiler.libraries.adapter import version_of
-from codesign.profiler.libraries.repeated import without_repetition
+from codesign.profiler.repeated import without_repetition
 from codesign.profiler.weights import Float32
 
 DEVICE = "cuda"

@@ -84,9 +84,7 @@ def _repeat_weight_only(packed: Any, times: int) -> Any:
 
 
 def _repeat_rows(packed: Any, times: int) -> Any:
-    return replace(
-        packed, n=packed.n * times, codes=_below(packed.codes, times), scales=_below(packed.scales, times)
-    )
+    return replace(packed, n=packed.n * times, codes=_below(packed.codes, times), scales=_below(packed.scales, times))
 
 
 def _below(values: Any, times: int) -> Any:

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from codesign.gpu.gemm import Workspace
+from codesign.profiler import repeated
 from codesign.profiler.check import check_output
 from codesign.profiler.kernel import AttentionCase, GemmCase
-from codesign.profiler.libraries import gpu, own_gpu, repeated, torch_gpu
+from codesign.profiler.libraries import gpu, own_gpu, torch_gpu
 from codesign.profiler.libraries.adapter import packed_copies, prepare_attention, prepare_gemm
 from codesign.profiler.reference import attention, attention_inputs
 from codesign.profiler.weights import quantize
