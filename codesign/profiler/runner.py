@@ -198,7 +198,7 @@ class Runner:
         """Measure the group's candidates in turns; those that are finished or failed leave `turns`."""
         self._begin(tuple(turns.values()))
         for step in (self._prepare, self._warm_up):
-            for key in list(turns):
+            for key in sorted(turns, key=lambda key: turns[key].entry.kernel.tunes):  # once the others are done
                 self._take(turns, key, step)
         round_number = 0
         while waiting := tuple(turn.entry for turn in turns.values() if not turn.is_sampled):
