@@ -2,13 +2,19 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.gpu_runs import attention_row, kernel_rows, with_energy, write_lane
+from codesign.profiler.records import Measurement
+from codesign.profiler.statistics import summarize
+from codesign.profiler.verdict import Kind, Reason, Verdict
+from tests.gpu_runs import HARDWARE, attention_row, kernel_rows, throttled, with_energy, write_lane
+from tests.measured_rows import gemm_row
 
 LANE = Path(__file__).parents[2] / "scripts" / "gpu_lane"
 # `profile -o RUN` copies the recorded run of that name; what needs a GPU says that it ran; the rest is real.
@@ -37,13 +43,12 @@ def stand_in(tmp_path: Path) -> Path:
     return path
 
 
-def recorded(folder: Path, **changes: float) -> Path:
-    four = kernel_rows("codesign", "w4a16_gemm", "W4A16-g128", changes.get("share", 0.95), 0.35)
+def recorded(folder: Path) -> Path:
+    four = kernel_rows("codesign", "w4a16_gemm", "W4A16-g128", 0.95, 0.35)
     plain = kernel_rows("torch", "linear", "FP16", 0.85, 0.9)
-    return write_lane(
-        folder, gemm=[*four, *plain], attention=[attention_row("fp16", 0.9), attention_row("int8", 0.7)],
-        energy=[with_energy(plain[10], 0.03)],
-    )  # fmt: skip
+    attention = [attention_row("fp16", 0.9), attention_row("int8", 0.7)]
+    rows = [*four, *plain, throttled(four[0])]
+    return write_lane(folder, gemm=rows, attention=attention, energy=[with_energy(plain[10], 0.03)])
 
 
 def run_lane(stand_in: Path, data: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -79,6 +84,37 @@ def test_no_step_outlasts_the_whole_and_the_page_is_written_all_the_same(stand_i
         "| W4A16-g128, M 1 to 16 | 80 % of the read bandwidth | no valid row | not measured |"
         in (out / "README.md").read_text()
     )
+
+
+def rows_of_checks(second_s: float) -> dict[str, list[Measurement]]:
+    one = kernel_rows("codesign", "w4a16_gemm", "W4A16-g128", 0.9)[0]
+    other = replace(gemm_row(second_s, scheme="W4A16-g128", library="codesign"), hw=HARDWARE)
+    states = {state: replace(one, case=replace(one.case, cache=state)) for state in ("hot", "rotating", "cold")}
+    times = {"hot": 2e-6, "rotating": 4e-6, "cold": 5e-6}
+    large = replace(one, key="large", samples_s=(), summary=None,
+                    verdict=Verdict(Kind.INVALID, (Reason("oom", "out of memory: 3 bytes were wanted"),)))  # fmt: skip
+    return {
+        "repeat_1": [replace(gemm_row(1e-5, scheme="W4A16-g128", library="codesign"), hw=HARDWARE)],
+        "repeat_2": [other], "joules_1": [with_energy(one, 0.010)], "joules_2": [with_energy(one, 0.0101)],
+        "memory": [large, one],
+        **{f"cache_{name}": [replace(row, summary=summarize((times[name],) * 31))] for name, row in states.items()},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("second_s", "repeated", "code"), [(1.02e-5, "passed", 0), (1.05e-5, "FAILED", 1)])
+def test_the_checks_tell_what_can_be_trusted(stand_in, tmp_path, second_s, repeated, code):
+    data = write_lane(tmp_path / "recorded", **rows_of_checks(second_s))
+    shutil.copytree(data, tmp_path / "out")
+    checks = LANE.with_name("gpu_checks.py")
+    done = subprocess.run(
+        [sys.executable, str(checks), str(tmp_path / "out")], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (code, "")
+    told = dict(line.split(": ", 1) for line in done.stdout.splitlines())
+    assert told["A12 runs repeat"].startswith(repeated)
+    assert {told[name].split(",")[0] for name in told if name != "A12 runs repeat"} == {"passed"}
+    lane = run_lane(stand_in, data, "--checks", str(tmp_path / "again"), SECONDS_TOTAL="900")
+    assert "A56 memory runs out: passed" in lane.stdout, lane.stdout
 
 
 def test_without_a_gpu_it_says_so_at_once(tmp_path):
