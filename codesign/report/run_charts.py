@@ -60,9 +60,9 @@ def _roofs(frame: "DataFrame", hardware: Hardware, dtype: str) -> list[tuple[flo
         (peak, memory.bandwidth_bytes_per_s, "solid"),
         (hardware.sustained_flop_per_s(dtype), memory.sustained_bytes_per_s, "dash"),
     ]
-    clocks = frame["clock_fraction"].dropna() if "clock_fraction" in frame else ()
-    if len(clocks) and clocks.astype(float).mean() < FULL_CLOCK:
-        roofs.append((peak * float(clocks.astype(float).mean()), memory.bandwidth_bytes_per_s, "dot"))
+    clock = float(frame["clock_fraction"].astype(float).mean()) if "clock_fraction" in frame else 1.0
+    if clock < FULL_CLOCK:  # unknown ones make no number, which is not less
+        roofs.append((peak * clock, memory.bandwidth_bytes_per_s, "dot"))
     return roofs
 
 

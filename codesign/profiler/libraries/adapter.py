@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-import codesign
+from codesign import __version__
 from codesign.profiler.graph_timer import TorchGpuClock
 from codesign.profiler.kernel import (
     AttentionCase,
@@ -41,6 +41,7 @@ from codesign.schemes.catalog import parse_scheme
 from codesign.units import BITS_PER_BYTE
 
 FINGERPRINT_OUTPUTS = 256
+OWN_DISTRIBUTION = "codesign"
 Limit = Callable[[GemmCase], str | None]
 
 
@@ -116,8 +117,8 @@ class Library:
 @functools.cache
 def version_of(distribution: str) -> str | None:
     """Return the version of an installed package, None if it is not installed; our own is wherever it is imported."""
-    if distribution == codesign.__name__:
-        return codesign.__version__
+    if distribution == OWN_DISTRIBUTION:
+        return __version__
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
