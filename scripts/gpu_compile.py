@@ -5,8 +5,11 @@
 Needs no GPU. Exits 1 if a kernel spills registers.
 """
 
+import os
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 from codesign.gpu.attention import HEAD_DIMS
 from codesign.gpu.gemm import ACROSS
@@ -35,6 +38,19 @@ def runs_on(one: Program, architecture: str) -> bool:
     return not dict(one.macros).get("BFLOAT") or architecture >= BFLOAT_MIN
 
 
+def report(task: tuple[Program, str]) -> tuple[list[str], int]:
+    """Return a row per kernel of a unit for one architecture, and how many of them spill."""
+    one, architecture = task
+    macros = " ".join(f"{name}={value}" for name, value in one.macros)
+    lines, spilling = [], 0
+    for kernel, found in resources(compile_program(one, architecture).log).items():
+        spilled = found.get("spilled_bytes", 0)
+        spilling += spilled > 0
+        used = f"{found['registers']} registers, {spilled} bytes spilled"
+        lines.append(f"{architecture} {one.folder} {kernel} {macros}: {used}")
+    return lines, spilling
+
+
 def main() -> int:
     """Print a row per unit, architecture and kernel."""
     architectures = ARCHITECTURES
@@ -42,17 +58,13 @@ def main() -> int:
         from codesign.gpu.launch import gpu
 
         architectures = (gpu().architecture,)
+    tasks = [(one, architecture) for one in programs() for architecture in architectures if runs_on(one, architecture)]
     spilling = 0
-    for one in programs():
-        for architecture in architectures:
-            if not runs_on(one, architecture):
-                continue
-            for kernel, found in resources(compile_program(one, architecture).log).items():
-                spilled = found.get("spilled_bytes", 0)
-                spilling += spilled > 0
-                macros = " ".join(f"{name}={value}" for name, value in one.macros)
-                used = f"{found['registers']} registers, {spilled} bytes spilled"
-                print(f"{architecture} {one.folder} {kernel} {macros}: {used}")
+    # Processes of their own: CUDA, which tells the architecture, does not live on in a copy of this one.
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        for lines, count in pool.map(report, tasks):
+            spilling += count
+            print("\n".join(lines))
     print(f"{spilling} kernels spill registers")
     return int(spilling > 0)
 

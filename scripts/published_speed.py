@@ -39,6 +39,8 @@ from codesign.schemes.catalog import parse_scheme
 
 RATIO_METRICS = frozenset({"kernel_speedup_vs_fp16", "e2e_speedup_vs_fp16"})
 DEAD_BAND_FRACTION = 0.05
+TRANSFERRED_TO = "A100|H100|T4"
+TRANSFERRED_FAMILIES = frozenset({"w4a16", "w8a16", "w8a8", "nf4"})
 SIXTEEN_BITS = frozenset({"FP16", "BF16"})
 
 
@@ -271,6 +273,10 @@ def published_section() -> str:
         "",
         *class_table(usable),
         "",
+        "Sheets transferred to A100, H100 and T4, times of engines with weight-only schemes and W8A8, by source:",
+        "",
+        *transferred_table(usable),
+        "",
         "Gain of a scheme over 16 bits within one source; *wrong sign* counts pairs outside of 5 %.",
         "",
         *gain_table(pairs),
@@ -298,6 +304,19 @@ def class_table(usable: pd.DataFrame) -> list[str]:
     timed = usable[~usable["metric"].isin(MEMORY_METRICS | RATIO_METRICS)]
     lines = [[str(name), str(len(group)), *error_cells(group)] for name, group in timed.groupby("engine_class")]
     return table_lines(["class", "rows", *ERROR_HEAD, "in interval"], lines)
+
+
+def transferred_table(usable: pd.DataFrame) -> list[str]:
+    """Return the errors of times on three GPUs that sheets of other libraries or machines predict, per source."""
+    family = usable["scheme"].map(lambda name: parse_scheme(str(name)).family)
+    here = usable["hw"].str.match(TRANSFERRED_TO) & family.isin(TRANSFERRED_FAMILIES)
+    timed = usable[here & (usable["origin"] == "transferred") & ~usable["metric"].isin(MEMORY_METRICS | RATIO_METRICS)]
+    lines = [
+        [*map(str, names), str(len(group)), *error_cells(group)]
+        for names, group in timed.groupby(["source", "hw", "scheme", "metric"])
+    ]
+    head = ["source", "machine", "scheme", "metric", "rows", *ERROR_HEAD, "in interval"]
+    return table_lines(head, [*lines, ["all", "", "", "", str(len(timed)), *error_cells(timed)]])
 
 
 def gain_table(pairs: pd.DataFrame) -> list[str]:

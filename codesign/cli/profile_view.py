@@ -93,7 +93,8 @@ def _time_text(one: Measurement) -> str:
 
 def print_plan(request: Request, plan: RunPlan, *, as_json: bool) -> None:
     """Print what would be measured and what it costs."""
-    cost, limit_bytes = plan_cost(plan, request.hardware, request.rule, request.repeat), memory_limit_bytes()
+    cost = plan_cost(plan, request.hardware, request.rule, request.repeat)
+    limit_bytes = memory_limit_bytes(request.question, request.hardware)
     if as_json:
         cases = [{"candidate": one.candidate, "case": case_text(one.case), "key": one.key} for one in plan.entries]
         print_json({"cases": cases, "skipped": plan.skipped, "cost": cost, "memory_limit_bytes": limit_bytes}, "plan")

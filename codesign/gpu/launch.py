@@ -1,6 +1,8 @@
 """Starting kernels: what a GPU must offer, and the one of cuda.core on PyTorch's tensors."""
 
 import functools
+import importlib
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -32,14 +34,24 @@ class Gpu(Protocol):
         """Start a kernel; it runs in order with what was started before."""
 
 
+def core() -> Any:
+    """Return cuda.core; versions 0.3 to 0.4 have the same under `experimental` alone."""
+    module = importlib.import_module("cuda.core")
+    if hasattr(module, "Device"):
+        return module
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return importlib.import_module("cuda.core.experimental")
+
+
 class CudaGpu:
     """A GPU by cuda.core, in PyTorch's current stream of the device."""
 
     def __init__(self, index: int = 0) -> None:
         import torch
-        from cuda.core import Device
 
-        self._device = Device(index)
+        self._core = core()
+        self._device = self._core.Device(index)
         self._device.set_current()
         self._index = index
         properties = torch.cuda.get_device_properties(index)
@@ -49,17 +61,15 @@ class CudaGpu:
     def launch(self, what: Launch, arguments: Sequence[Any]) -> None:
         """Start a kernel, compiled when it is first asked for."""
         import torch
-        from cuda.core import LaunchConfig, Stream, launch
 
-        stream = Stream.from_handle(torch.cuda.current_stream(self._index).cuda_stream)
-        config = LaunchConfig(grid=what.grid, block=what.threads, shmem_size=what.shared_bytes)
-        launch(stream, config, self._kernel(what.program, what.kernel), *map(_argument, arguments))
+        stream = self._core.Stream.from_handle(torch.cuda.current_stream(self._index).cuda_stream)
+        config = self._core.LaunchConfig(grid=what.grid, block=what.threads, shmem_size=what.shared_bytes)
+        self._core.launch(stream, config, self._kernel(what.program, what.kernel), *map(_argument, arguments))
 
     @functools.cache  # noqa: B019 - one object per GPU lives as long as the process
     def _kernel(self, program: Program, name: str) -> Any:
-        from cuda.core import ObjectCode
-
-        return ObjectCode.from_cubin(compile_program(program, self.architecture).cubin).get_kernel(name)
+        code = compile_program(program, self.architecture).cubin
+        return self._core.ObjectCode.from_cubin(code).get_kernel(name)
 
 
 def _argument(value: Any) -> Any:

@@ -21,7 +21,9 @@ from codesign.profiler.kernel import (
     Phase,
     RunnableCase,
 )
+from codesign.profiler.processors import pinned_processors
 from codesign.profiler.records import record_key
+from codesign.profiler.repeated import unique_attention, unique_gemm
 from codesign.profiler.run_folder import Skipped
 from codesign.schemes.catalog import parse_scheme
 from codesign.schemes.kv import KV_FORMATS, parse_kv
@@ -251,8 +253,15 @@ def _entry(kernel: Kernel, version: str, case: RunnableCase, critical: Mapping[s
     copies = copy_count(case, cache_bytes)
     key = record_key(kernel.library, version, kernel.name, case, critical)
     held_bytes = copies * stored_bytes(case) + flush_bytes(case, cache_bytes)
-    peak_bytes = float(PREPARE_BYTES_PER_WEIGHT * weight_count(case))
+    peak_bytes = float(PREPARE_BYTES_PER_WEIGHT * weight_count(unique_case(case, kernel.device)))
     return Entry(kernel, version, case, key, copies, held_bytes, peak_bytes)
+
+
+def unique_case(case: RunnableCase, device: Device) -> RunnableCase:
+    """Return what of a case is made and packed on the CPU."""
+    if isinstance(case, BlockCase):
+        return case
+    return unique_gemm(case, device) if isinstance(case, GemmCase) else unique_attention(case, device)
 
 
 def weight_count(case: RunnableCase) -> int:
@@ -289,6 +298,11 @@ def flush_bytes(case: RunnableCase, cache_bytes: float) -> int:
     """Return how much is written before each call of a cold case; whole steps empty the caches themselves."""
     flushed = case.cache == "cold" and not isinstance(case, BlockCase)
     return int(FLUSH_CACHES * cache_bytes) if flushed else 0
+
+
+def processors_of(entry: Entry) -> tuple[int, ...]:
+    """Return the processors of an entry's process: those of its threads; all, which is none, for kernels of a GPU."""
+    return pinned_processors(entry.case.threads) if entry.kernel.device == "cpu" else ()
 
 
 def shuffled(entries: tuple[Entry, ...], seed: int, salt: str) -> tuple[Entry, ...]:

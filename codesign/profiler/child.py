@@ -53,6 +53,7 @@ class Session:
         self.check_output = catalog.check_of(spec.library)
         self.case_range = NOTHING
         self.timer: Any = None
+        self.gpu: Any = None
         self.found: Any = None
 
     def prepare(self, order: dict[str, Any]) -> dict[str, Any]:
@@ -65,12 +66,13 @@ class Session:
         self.case_range.__enter__()
         prepared = self.kernel.prepare(case, order["copies"])
         check = self.check_output(prepared, case)
-        self.timer = make_timer(prepared, order["flush_bytes"], case.threads)
+        self.timer, self.gpu = make_timer(prepared, order["flush_bytes"], case.threads), prepared.gpu
         return {
             "check": to_plain(check),
             "copies": prepared.copies,
             "read_bytes": prepared.read_bytes,
             "math_dtype": prepared.math_dtype,
+            "timing": self.timer.note,
         }
 
     def warm_up(self, order: dict[str, Any]) -> dict[str, Any]:
@@ -110,6 +112,8 @@ class Session:
         from codesign.profiler.ranges import NOTHING
 
         self.timer = self.found = None
+        if self.gpu is not None:
+            self.gpu.give_back()
         self.case_range.__exit__(None, None, None)
         self.case_range = NOTHING
         return {"held_bytes": resident_bytes()}

@@ -72,12 +72,16 @@ class Child:
 
     def ask(self, order: dict[str, Any], limit_s: float, stop: Stop) -> dict[str, Any]:
         """Return the answer to an order; ChildFailedError, ChildRefusedError or Interrupted where there is none."""
+        self.begin(order)
+        return self.answer(limit_s, stop)
+
+    def begin(self, order: dict[str, Any]) -> None:
+        """Give an order; its answer is the next one. ChildFailedError where the child is gone."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(order).encode() + b"\n")
         except (BrokenPipeError, ValueError):
             raise self._failure() from None
-        return self.answer(limit_s, stop)
 
     def answer(self, limit_s: float, stop: Stop) -> dict[str, Any]:
         """Return the next answer."""

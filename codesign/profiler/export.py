@@ -80,6 +80,7 @@ def row_of(one: Measurement) -> Row:
         "sample_count": len(one.samples_s),
         "process_count": 1 if one.spread is None else one.spread.process_count,
         "memory_gb_per_s": one.memory_gb_per_s,
+        "clock_fraction": one.conditions.clock_fraction,
         "read_bytes": one.read_bytes,
         "flop": one.flop,
         "math_dtype": one.math_dtype,

@@ -93,8 +93,8 @@ def snapshot(now: GpuState, folder: Path = Path("/proc")) -> GpuSnapshot:
 
 
 def _other_count(process_ids: tuple[int, ...], folder: Path) -> int | None:
-    """Return how many of the processes this one did not start; None if it cannot be told."""
-    found = [_parent_of(number, folder) for number in process_ids]
+    """Return how many of the processes are neither this one nor started by it; None if it cannot be told."""
+    found = [_parent_of(number, folder) for number in process_ids if number != os.getpid()]
     if None in found:  # numbers of the host, seen from a container
         return None
     return sum(parent != os.getpid() for parent in found)

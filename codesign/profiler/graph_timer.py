@@ -4,6 +4,7 @@ Replays leave no gaps between kernels, as engines that use CUDA graphs do; start
 than a small product does.
 """
 
+import gc
 import math
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ from codesign.profiler.kernel import GpuClock
 from codesign.profiler.timing import Clock, Timer, Work
 
 Calls = Callable[[], Any]
+NOT_RECORDED = "each call is started from Python, since a CUDA graph cannot record it: short ones wait for that"
 
 
 class GraphTimer(Timer):
@@ -25,6 +27,8 @@ class GraphTimer(Timer):
         self._gpu = gpu
         self._turn = 1 if work.before_sample is not None else work.copies
         self._replay = gpu.recorded(self._run_turn)
+        if self._replay == self._run_turn:
+            self.note = NOT_RECORDED
 
     def _run_turn(self) -> None:
         for copy in range(self._turn):
@@ -34,6 +38,8 @@ class GraphTimer(Timer):
         """Return the seconds of `calls` calls; turns that are begun are ended and counted in part."""
         if self.work.before_sample is not None:
             self.work.before_sample()
+        else:
+            self._replay()  # the GPU is busy with it while the host hands over what is timed
         turns = math.ceil(calls / self._turn)
         return self._gpu.elapsed_s(self._replay, turns) * calls / (turns * self._turn)
 
@@ -45,6 +51,7 @@ class TorchGpuClock:
         """Return the replay of a CUDA graph; work that cannot be recorded is started anew each time."""
         import torch
 
+        torch.cuda.synchronize()  # what the calls read was written in another stream
         stream = torch.cuda.Stream()
         with torch.cuda.stream(stream):
             calls()  # compiles, takes workspaces, chooses algorithms
@@ -73,13 +80,15 @@ class TorchGpuClock:
         return elapsed_ms / 1e3
 
     def flush(self, size_bytes: int) -> Calls:
-        """Return what writes so many bytes and waits for it."""
+        """Return what begins to write so many bytes: the host hands over what is timed meanwhile."""
         import torch
 
         buffer = torch.empty(size_bytes, dtype=torch.uint8, device="cuda")
+        return lambda: buffer.fill_(1)
 
-        def write() -> None:
-            buffer.fill_(1)
-            torch.cuda.synchronize()
+    def give_back(self) -> None:
+        """Empty PyTorch's cache of freed memory."""
+        import torch
 
-        return write
+        gc.collect()  # graphs and what they hold
+        torch.cuda.empty_cache()

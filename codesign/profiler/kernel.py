@@ -132,7 +132,10 @@ class GpuClock(Protocol):
         """Return the seconds between two events around `count` repetitions, by the GPU's clock."""
 
     def flush(self, size_bytes: int) -> Callable[[], Any]:
-        """Return what writes so many bytes, to empty its last-level cache."""
+        """Return what begins to write so many bytes, to empty its last-level cache; what comes next waits for it."""
+
+    def give_back(self) -> None:
+        """Give memory that is not used any more back to the driver, for other processes."""
 
 
 Case = GemmCase | AttentionCase
@@ -147,7 +150,8 @@ class Prepared:
     kernel's own output object, with nothing left running in the background; `copies` of them exist. `output` turns
     that object into float32 [m, n] (attention: [batch, heads, q_tokens, head_dim]). `reference()` returns the exact
     result in float64 of what the kernel was given: dequantized weights, and activations as its scheme rounds them.
-    Both are of copy 0; copy c of a matrix holds the same rows moved down by c, so that its output is rolled by c.
+    Both are of copy 0; on a CPU copy c of a matrix holds the same rows moved down by c, so that its output is rolled by
+    c, on a GPU all copies are equal and lie at places of their own.
     `read_bytes` are the bytes that one call must read at least (weights with scales, or KV with scales).
     `exact()` is the reference without the scheme's rounding of activations, perhaps of the first columns only: the
     distance to it tells in which precision the kernel really multiplied. None where the two are the same.
@@ -169,8 +173,9 @@ class Kernel:
     """One kernel of a library for one scheme (or KV format).
 
     `refuses(case)` returns why it cannot run a case here, None if it can; it must not load the library's data.
-    `prepare(case, copies)` packs `copies` equal-looking, distinct weights made from the case's seed.
+    `prepare(case, copies)` packs `copies` equal-looking weights made from the case's seed, in memory of their own.
     `note` says what a reader of its figures must know, such as that it is reference code. `device` is where it runs.
+    `tunes`: its first call tries variants by their time, so that nothing may run beside it.
     """
 
     library: str
@@ -180,6 +185,7 @@ class Kernel:
     prepare: Callable[[Any, int], Prepared]
     note: str = ""
     device: Device = "cpu"
+    tunes: bool = False
 
 
 @dataclass(frozen=True, slots=True)

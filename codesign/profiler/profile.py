@@ -37,6 +37,7 @@ from codesign.profiler.turn import Limits, RunSettings
 from codesign.units import GIBI
 
 MEMORY_FRACTION = 0.6  # of what is available: the rest is for the system and for what kernels allocate unannounced
+GPU_MEMORY_FRACTION = 0.7  # of what the profile says: contexts, libraries' workspaces and graphs take the rest
 MEMORY_UNKNOWN_BYTES = 4.0 * GIBI
 VERSION = "version of "
 # The same read probe gave 26 to 63 GB/s over two hours on a 2-core virtual machine.
@@ -87,8 +88,10 @@ def cache_bytes(hardware: Hardware) -> float:
     return max(stated, last_level_cache_bytes() or 0.0) if hardware.kind == "cpu" else stated
 
 
-def memory_limit_bytes() -> float:
-    """Return what the processes of a run may take together."""
+def memory_limit_bytes(question: Question, hardware: Hardware) -> float:
+    """Return what the processes of a run may take together: of the GPU's memory, where kernels run on one."""
+    if question.device == "cuda":
+        return GPU_MEMORY_FRACTION * hardware.memory.capacity_bytes
     available = available_memory_bytes()
     return MEMORY_UNKNOWN_BYTES if available is None else MEMORY_FRACTION * available
 
@@ -100,7 +103,8 @@ def critical_conditions(request: Request) -> dict[str, str]:
         for state in request.catalog.states
         if state.name in request.question.libraries and state.device == request.question.device
     }
-    threads = {f"processors of {n} threads": str(list(pinned_processors(n))) for n in request.question.threads}
+    counts = request.question.threads if request.question.device == "cpu" else ()
+    threads = {f"processors of {n} threads": str(list(pinned_processors(n))) for n in counts}
     driver = request.environment["gpu_driver"]
     return {
         "processor": processor_name(),
@@ -160,7 +164,7 @@ def _run_settings(request: Request, at_rest: Mapping[str, Reading[float]], watch
         modules=request.catalog.modules,
         seed=request.question.seed,
         rule=request.rule,
-        memory_limit_bytes=memory_limit_bytes(),
+        memory_limit_bytes=memory_limit_bytes(request.question, request.hardware),
         limits=limits_of(request.hardware),
         repeat=request.repeat,
         idle_watt=at_rest,

@@ -2,14 +2,22 @@
 
 import datetime
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from codesign.codec import from_plain, to_plain
 from codesign.errors import CapabilityError, InputError, MeasurementError
 from codesign.hardware.memory_probe import MemoryProbe
-from codesign.profiler.candidates import CHILD_BYTES, Entry, RunPlan, flush_bytes, memory_groups, shuffled
+from codesign.profiler.candidates import (
+    CHILD_BYTES,
+    Entry,
+    RunPlan,
+    flush_bytes,
+    memory_groups,
+    processors_of,
+    shuffled,
+)
 from codesign.profiler.child import ChildSpec
 from codesign.profiler.children import (
     START_LIMIT_S,
@@ -43,46 +51,78 @@ class Children:
     def __init__(self, modules: tuple[str, ...]) -> None:
         self._modules = modules
         self._running: dict[str, Child] = {}
+        self._silent: set[str] = set()  # started, and have not said so yet
+        self._begun: set[str] = set()
 
     def ask(self, entry: Entry, order: dict[str, Any], limit_s: float, stop: Stop) -> dict[str, Any]:
         """Return the answer of the entry's process, which is forgotten if it is gone.
 
-        One that ran out of memory is ended: its libraries keep what they have got.
+        One that has begun is not told again. One that ran out of memory is ended: its libraries keep what they have
+        got.
         """
         try:
-            return self._child(entry, stop).ask(order, limit_s, stop)
+            child = self._child(entry, stop)
+            if entry.candidate not in self._begun:
+                child.begin(order)
+            self._begun.discard(entry.candidate)
+            return child.answer(limit_s, stop)
         except (ChildFailedError, ChildOutOfMemoryError, Interrupted):
-            self._running.pop(entry.candidate).kill()
+            self.end(entry)
             raise
 
+    def begin(self, orders: Sequence[tuple[Entry, dict[str, Any]]], stop: Stop) -> None:
+        """Give an order to each process at once; `ask` waits for the answers, and tells those again that are gone."""
+        for entry, _ in orders:
+            self._start(entry)
+        for entry, order in orders:
+            try:
+                self._child(entry, stop).begin(order)
+            except ChildFailedError:
+                self.end(entry)
+            else:
+                self._begun.add(entry.candidate)
+
+    def _start(self, entry: Entry) -> None:
+        if entry.candidate in self._running:
+            return
+        spec = ChildSpec(
+            library=entry.kernel.library,
+            kernel=entry.kernel.name,
+            scheme=entry.kernel.scheme,
+            threads=entry.case.threads,
+            affinity=processors_of(entry),
+            modules=self._modules,
+            parent_pid=os.getpid(),
+            device=entry.kernel.device,
+        )
+        self._running[entry.candidate] = Child(spec)
+        self._silent.add(entry.candidate)
+
     def _child(self, entry: Entry, stop: Stop) -> Child:
-        if entry.candidate not in self._running:
-            spec = ChildSpec(
-                library=entry.kernel.library,
-                kernel=entry.kernel.name,
-                scheme=entry.kernel.scheme,
-                threads=entry.case.threads,
-                affinity=pinned_processors(entry.case.threads),
-                modules=self._modules,
-                parent_pid=os.getpid(),
-                device=entry.kernel.device,
-            )
-            child = self._running[entry.candidate] = Child(spec)
+        self._start(entry)
+        child = self._running[entry.candidate]
+        if entry.candidate in self._silent:
             try:
                 child.answer(START_LIMIT_S, stop)
             except ChildRefusedError as error:
                 raise ChildFailedError(str(error)) from error
-        return self._running[entry.candidate]
+            self._silent.discard(entry.candidate)
+        return child
 
     def end(self, entry: Entry) -> None:
         """End the process of an entry; its next case starts another one."""
-        self._running.pop(entry.candidate).kill()
+        self._forget(entry.candidate)
+
+    def _forget(self, name: str) -> None:
+        self._silent.discard(name)
+        self._begun.discard(name)
+        self._running.pop(name).kill()
 
     def keep(self, entries: tuple[Entry, ...]) -> None:
         """End the processes that none of these entries needs."""
         needed = {entry.candidate for entry in entries}
         for name in [name for name in self._running if name not in needed]:
-            self._running.pop(name).kill()
+            self._forget(name)
 
     def kill_all(self) -> None:
         """End all processes."""
@@ -156,8 +196,9 @@ class Runner:
 
     def _measure_in_turns(self, name: str, turns: dict[str, Turn]) -> None:
         """Measure the group's candidates in turns; those that are finished or failed leave `turns`."""
+        self._begin(tuple(turns.values()))
         for step in (self._prepare, self._warm_up):
-            for key in list(turns):
+            for key in sorted(turns, key=lambda key: turns[key].entry.kernel.tunes):  # once the others are done
                 self._take(turns, key, step)
         round_number = 0
         while waiting := tuple(turn.entry for turn in turns.values() if not turn.is_sampled):
@@ -185,14 +226,24 @@ class Runner:
     def _ask(self, turn: Turn, order: str, limit_s: float, **more: Any) -> dict[str, Any]:
         return self._children.ask(turn.entry, {"order": order, **more}, limit_s, self._stop)
 
-    def _prepare(self, turn: Turn) -> Turn | None:
-        """Pack and check; a wrong result is written and gets no time."""
-        order = {
+    def _begin(self, turns: tuple[Turn, ...]) -> None:
+        """Let kernels of a GPU be prepared all at once, each on a processor: nothing is timed meanwhile."""
+        together = [turn for turn in turns if turn.entry.kernel.device == "cuda" and not turn.entry.kernel.tunes]
+        if self._stop.asked or len(together) < 2:
+            return
+        self._children.begin([(one.entry, {"order": "prepare", **self._order(one)}) for one in together], self._stop)
+
+    def _order(self, turn: Turn) -> dict[str, Any]:
+        """Return what a process must know to prepare a case."""
+        return {
             "case": case_json(turn.entry.case),
             "copies": turn.entry.copies,
             "flush_bytes": flush_bytes(turn.entry.case, self._settings.limits.cache_bytes),
         }
-        answer = self._ask(turn, "prepare", self._settings.prepare_limit_s, **order)
+
+    def _prepare(self, turn: Turn) -> Turn | None:
+        """Pack and check; a wrong result is written and gets no time."""
+        answer = self._ask(turn, "prepare", self._settings.prepare_limit_s, **self._order(turn))
         answer.pop("ok")
         prepared = replace(turn, prepared=from_plain(Prepared, answer, "the child's answer"))
         if prepared.prepared is not None and not prepared.prepared.check.passed:
@@ -275,7 +326,7 @@ class Runner:
             held_bytes = self._ask(turn, "release", SPARE_S).get("held_bytes", 0)
         except (ChildFailedError, ChildRefusedError):
             return
-        if held_bytes > LEAKED_BYTES:
+        if held_bytes > LEAKED_BYTES and turn.entry.kernel.device == "cpu":  # a GPU's libraries alone are as large
             self._children.end(turn.entry)
 
     def _write(self, turn: Turn, ended: Conditions) -> None:

@@ -93,7 +93,12 @@ class StopReason(StrEnum):
 
 
 class Timer:
-    """Runs samples of one piece of work and remembers which copy comes next."""
+    """Runs samples of one piece of work and remembers which copy comes next.
+
+    `note` says what is unusual in how it does so.
+    """
+
+    note = ""
 
     def __init__(self, work: Work, clock: Clock) -> None:
         self.work, self.clock, self._next_copy = work, clock, 0

@@ -4,12 +4,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from codesign.profiler.candidates import Entry
+from codesign.profiler.candidates import Entry, processors_of
 from codesign.profiler.check import Check
 from codesign.profiler.energy import Energy
 from codesign.profiler.gpu_states import GpuRound, with_gpu
 from codesign.profiler.load import LoadChange
-from codesign.profiler.processors import pinned_processors
 from codesign.profiler.reading import Reading
 from codesign.profiler.records import KERNEL_NOTE, Measurement, Procedure
 from codesign.profiler.statistics import ProcessSpread, process_spread
@@ -63,12 +62,13 @@ class RunSettings:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What a child said about the case that it prepared."""
+    """What a child said about the case that it prepared; `timing` is what is unusual in how it will be timed."""
 
     check: Check
     copies: int
     read_bytes: float
     math_dtype: str
+    timing: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,8 @@ def row(turn: Turn, settings: RunSettings, ended: Conditions) -> Measurement:
         ended,
         stop_reason=_stop_reason(turn.samplings),
         clock_gaps=sampling.gap_count if sampling else 0,
-        load=mean_load(turn.loads),
+        # What else the processors do does not slow kernels of a GPU, which its own clock times.
+        load=mean_load(turn.loads) if entry.kernel.device == "cpu" else None,
     )
     conditions = with_gpu(conditions, turn.gpu_rounds, settings.usual_clock_hz)
     return Measurement(
@@ -172,13 +173,14 @@ def _spread(samplings: tuple[Sampling, ...]) -> ProcessSpread | None:
 def _procedure(turn: Turn, sampling: Sampling | None) -> Procedure:
     found = {
         KERNEL_NOTE: turn.entry.kernel.note,
+        "timing": turn.prepared.timing if turn.prepared else None,
         "energy": turn.energy.why if turn.energy is not None else None,
         "telemetry": f"absent, because {turn.unwatched}" if turn.unwatched else None,
     }
     notes = {**turn.entry.notes, **{name: text for name, text in found.items() if text}}
     return Procedure(
         started_utc=turn.started_utc,
-        affinity=pinned_processors(turn.entry.case.threads),
+        affinity=processors_of(turn.entry),
         copies=turn.prepared.copies if turn.prepared else turn.entry.copies,
         warm_up=turn.sampling.found if turn.sampling else None,
         round_sizes=tuple(len(one.samples_s) for one in sampling.rounds) if sampling else (),

@@ -35,6 +35,9 @@ class Weights(Protocol):
     def rolled(self, rows: int) -> "Weights":
         """Return the matrix with its rows moved down by so many, the last ones to the top."""
 
+    def repeated(self, times: int) -> "Weights":
+        """Return the matrix so many times, one below the other."""
+
     def part(self, rows: slice) -> "Weights":
         """Return some of the rows."""
 
@@ -57,6 +60,10 @@ class FloatWeights:
     def rolled(self, rows: int) -> "FloatWeights":
         """Return the matrix with its rows moved down."""
         return FloatWeights(np.roll(self.values, rows, axis=0))
+
+    def repeated(self, times: int) -> "FloatWeights":
+        """Return the matrix so many times, one below the other."""
+        return FloatWeights(np.tile(self.values, (times, 1)))
 
     def part(self, rows: slice) -> "FloatWeights":
         """Return some of the rows."""
@@ -92,6 +99,12 @@ class QuantizedWeights:
         """Return the matrix with its rows moved down, scales and zero points with them."""
         zeros = None if self.zeros is None else np.roll(self.zeros, rows, axis=0)
         codes, scales = np.roll(self.codes, rows, axis=0), np.roll(self.scales, rows, axis=0)
+        return QuantizedWeights(codes, scales, self.group, zeros, self.levels)
+
+    def repeated(self, times: int) -> "QuantizedWeights":
+        """Return the matrix so many times, one below the other, with its scales and zero points."""
+        codes, scales = np.tile(self.codes, (times, 1)), np.tile(self.scales, (times, 1))
+        zeros = None if self.zeros is None else np.tile(self.zeros, (times, 1))
         return QuantizedWeights(codes, scales, self.group, zeros, self.levels)
 
     @property

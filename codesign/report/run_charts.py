@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 CEILING_DTYPES = ("fp32", "bf16", "fp16", "fp8", "int8")
+FULL_CLOCK = 0.995
 
 
 def roofline_chart(frame: "DataFrame", hardware: Hardware) -> go.Figure:
     """Return achieved rate against intensity, with the memory's slope and a ceiling for each math dtype.
 
-    Dashed lines are what the machine sustains by its profile, solid ones the peaks.
+    Dashed lines are what the machine sustains by its profile, solid ones the peaks, dotted ones the peaks at the mean
+    clock that was seen, where a GPU ran slower than its highest.
     """
     figure = go.Figure()
     intensity = (frame["flop"] / frame["read_bytes"]).to_numpy(float)
@@ -37,10 +39,7 @@ def roofline_chart(frame: "DataFrame", hardware: Hardware) -> go.Figure:
             hovertemplate="%{text}<br>%{x} flop/byte, %{y} Gflop/s<extra></extra>",
         )  # fmt: skip
     for dtype in (name for name in CEILING_DTYPES if name in hardware.peak_flop_per_s):
-        for rate, bandwidth, dash in (
-            (hardware.peak_flop_per_s[dtype], hardware.memory.bandwidth_bytes_per_s, "solid"),
-            (hardware.sustained_flop_per_s(dtype), hardware.memory.sustained_bytes_per_s, "dash"),
-        ):
+        for rate, bandwidth, dash in _roofs(frame, hardware, dtype):
             at = np.array(sorted({ends[0], min(max(rate / bandwidth, ends[0]), ends[1]), ends[1]}))
             roof = np.minimum(at * bandwidth, rate) / GIGA
             figure.add_scatter(x=short(at), y=short(roof), mode="lines", name=f"{dtype} roof", hoverinfo="skip",
@@ -52,6 +51,19 @@ def roofline_chart(frame: "DataFrame", hardware: Hardware) -> go.Figure:
     figure.update_yaxes(**logarithmic((frame["flop"] / frame["measured_s"] / GIGA).to_numpy(float), significant))
     figure.update_layout(height=460)
     return figure
+
+
+def _roofs(frame: "DataFrame", hardware: Hardware, dtype: str) -> list[tuple[float, float, str]]:
+    """Return rate, bandwidth and dash of each roof of a math dtype."""
+    peak, memory = hardware.peak_flop_per_s[dtype], hardware.memory
+    roofs = [
+        (peak, memory.bandwidth_bytes_per_s, "solid"),
+        (hardware.sustained_flop_per_s(dtype), memory.sustained_bytes_per_s, "dash"),
+    ]
+    clock = float(frame["clock_fraction"].astype(float).mean()) if "clock_fraction" in frame else 1.0
+    if clock < FULL_CLOCK:  # unknown ones make no number, which is not less
+        roofs.append((peak * clock, memory.bandwidth_bytes_per_s, "dot"))
+    return roofs
 
 
 def _described(one: Mapping[str, Any]) -> str:

@@ -341,7 +341,7 @@ _CODESIGN = Library(
     ),
     refusals=(),
     candidates=((_ANYWHERE, ("W8A8", "W8A16", "W4A8-g128", "W4A8-g32", "W4A16-g128", "W4A16-g32")),),
-    kv_formats=("bf16", "fp16", "int8", "int4"),
+    kv_formats=("bf16", "fp16", "fp8", "int8", "int4"),  # fp8: e4m3, by the GPU kernels only
     quantizes_embedding=False, quantizes_head=True,
     source="this repository: every Linear can be replaced; embeddings are looked up in 16 bits",
 )  # fmt: skip

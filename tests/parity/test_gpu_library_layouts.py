@@ -33,7 +33,7 @@ def passes(row, shape) -> None:
     check = check_output(prepared, case)
     assert check.passed, check.reason
     first, last = (np.array(prepared.output(prepared.run(copy))) for copy in (0, 2))
-    np.testing.assert_array_equal(last, np.roll(first, 2, axis=1))
+    np.testing.assert_array_equal(last, first)
 
 
 @needs_bitsandbytes

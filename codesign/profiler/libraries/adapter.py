@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from codesign import __version__
 from codesign.profiler.graph_timer import TorchGpuClock
 from codesign.profiler.kernel import (
     AttentionCase,
@@ -27,11 +28,20 @@ from codesign.profiler.kernel import (
     gemm_inputs,
 )
 from codesign.profiler.reference import ROUNDINGS, attention, attention_inputs, product, rounded
+from codesign.profiler.repeated import (
+    copies_of,
+    repeated_columns,
+    repeated_heads,
+    repeated_inputs,
+    unique_attention,
+    unique_gemm,
+)
 from codesign.profiler.weights import Float32, FloatWeights, QuantizedWeights, Weights, quantize
 from codesign.schemes.catalog import parse_scheme
 from codesign.units import BITS_PER_BYTE
 
 FINGERPRINT_OUTPUTS = 256
+OWN_DISTRIBUTION = "codesign"
 Limit = Callable[[GemmCase], str | None]
 
 
@@ -42,7 +52,8 @@ class GemmRow:
     `feed(x, case)` makes the library's activations from x, which already has `x_precision`; `pack(weights, fed, case)`
     its weights; `call(fed, packed)` is what is timed, and `output` turns what it returned into float32 [m, n].
     `rounding` names how the kernel itself rounds activations, `scale_bytes` is what is stored beside each group of
-    codes. `weights_of` changes the quantized weights where the library keeps them in another way than the scheme's.
+    codes. `repeat(packed, times)` returns what `pack` gives of the matrix so many times, one below the other; without
+    it the whole is packed.
     """
 
     name: str
@@ -59,6 +70,7 @@ class GemmRow:
     limits: tuple[Limit, ...] = ()
     note: str = ""
     device: Device = "cpu"
+    repeat: Callable[[Any, int], Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +101,7 @@ class Library:
     """A library with its kernels: the first of `distributions` gives its version, all of them must be installed.
 
     `start(threads)` is called before a case is prepared; `problem()` says why an installed library cannot be used.
+    `tunes` is as of kernels.
     """
 
     name: str
@@ -98,11 +111,14 @@ class Library:
     attentions: tuple[AttentionRow, ...] = ()
     problem: Callable[[], str | None] = lambda: None
     device: Device = "cpu"
+    tunes: bool = False
 
 
 @functools.cache
 def version_of(distribution: str) -> str | None:
-    """Return the version of an installed package, None if it is not installed."""
+    """Return the version of an installed package, None if it is not installed; our own is wherever it is imported."""
+    if distribution == OWN_DISTRIBUTION:
+        return __version__
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
@@ -153,7 +169,7 @@ def _gemm_kernel(library: Library, row: GemmRow) -> Kernel:
         library.start(case.threads)
         return prepare_gemm(row, case, copies)
 
-    return Kernel(library.name, row.name, row.scheme, refuses, prepare, row.note, row.device)
+    return Kernel(library.name, row.name, row.scheme, refuses, prepare, row.note, row.device, library.tunes)
 
 
 def _attention_kernel(library: Library, row: AttentionRow) -> Kernel:
@@ -166,7 +182,7 @@ def _attention_kernel(library: Library, row: AttentionRow) -> Kernel:
         library.start(case.threads)
         return prepare_attention(row, case, copies)
 
-    return Kernel(library.name, row.name, row.kv_format, refuses, prepare, row.note, row.device)
+    return Kernel(library.name, row.name, row.kv_format, refuses, prepare, row.note, row.device, library.tunes)
 
 
 def _first_problem(limits: tuple[Callable[[Any], str | None], ...], case: Case) -> str | None:
@@ -175,22 +191,33 @@ def _first_problem(limits: tuple[Callable[[Any], str | None], ...], case: Case) 
 
 def prepare_gemm(row: GemmRow, case: GemmCase, copies: int) -> Prepared:
     """Return a row's kernel ready to be timed on a case."""
-    inputs = gemm_inputs(case)
+    unique = unique_gemm(case, row.device)
+    inputs, times = gemm_inputs(unique), case.n // unique.n
     x = rounded(inputs.x, row.x_precision)
     scheme = parse_scheme(row.scheme)
     weights = quantize(inputs.w, scheme, row.scale_precision)
     fed = row.feed(x, case)
-    packed = tuple(row.pack(weights.rolled(copy), fed, case) for copy in range(copies))
+    packed = packed_copies(row, weights, fed, case, copies)
     return Prepared(
         run=lambda copy: row.call(fed, packed[copy]),
         copies=copies,
         output=row.output,
-        reference=lambda: product(ROUNDINGS[row.rounding](x), weights),
-        read_bytes=stored_bytes(weights, scheme.weights.bits, row.scale_bytes),
+        reference=lambda: repeated_columns(product(ROUNDINGS[row.rounding](x), weights), case.n),
+        read_bytes=times * stored_bytes(weights, scheme.weights.bits, row.scale_bytes),
         math_dtype=row.math_dtype,
         exact=lambda: product(x.astype(np.float64), weights.part(slice(FINGERPRINT_OUTPUTS))),
         gpu=clock_of(row.device),
     )
+
+
+def packed_copies(row: GemmRow, weights: Weights, fed: Any, case: GemmCase, copies: int) -> tuple[Any, ...]:
+    """Return a case's weights packed so many times: on the CPU with rows moved down, on a GPU equal ones."""
+    if row.device == "cpu":
+        return tuple(row.pack(weights.rolled(copy), fed, case) for copy in range(copies))
+    times = case.n // weights.row_count
+    if row.repeat is None:
+        return copies_of(row.pack(weights.repeated(times), fed, case), copies)
+    return copies_of(row.repeat(row.pack(weights, fed, case), times), copies)
 
 
 def stored_bytes(weights: Weights, bits: float, scale_bytes: float) -> float:
@@ -203,17 +230,19 @@ def stored_bytes(weights: Weights, bits: float, scale_bytes: float) -> float:
 
 def prepare_attention(row: AttentionRow, case: AttentionCase, copies: int) -> Prepared:
     """Return a row's kernel ready to be timed on a case; the caches are equal and lie at different places."""
-    inputs = attention_inputs(case)
-    q = rounded(inputs.q, row.q_precision)
-    fed = row.feed(q)
+    unique = attention_inputs(unique_attention(case, row.device))
+    inputs, q = repeated_inputs(unique, case), rounded(unique.q, row.q_precision)
+    fed = row.feed(repeated_heads(q, case.batch, case.heads))
     packed = tuple(row.pack(inputs, case) for _ in range(copies))
-    held = (row.held(inputs.k), row.held(inputs.v))
+    held = (row.held(unique.k), row.held(unique.v))
     vectors = 2 * case.batch * case.kv_heads * case.kv_tokens
     return Prepared(
         run=lambda copy: row.call(fed, packed[copy]),
         copies=copies,
         output=row.output,
-        reference=lambda: attention(*(part.astype(np.float64) for part in (q, *held))),
+        reference=lambda: repeated_heads(
+            attention(*(part.astype(np.float64) for part in (q, *held))), case.batch, case.heads
+        ),
         read_bytes=vectors * (case.head_dim * row.bits / BITS_PER_BYTE + row.scale_bytes),
         math_dtype=row.math_dtype,
         gpu=clock_of(row.device),

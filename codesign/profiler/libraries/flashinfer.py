@@ -20,6 +20,7 @@ from codesign.profiler.kernel import AttentionCase
 from codesign.profiler.libraries import gpu
 from codesign.profiler.libraries.adapter import AttentionRow, Library, import_quietly, too_old
 from codesign.profiler.reference import AttentionInputs, rounded
+from codesign.profiler.repeated import without_repetition
 from codesign.profiler.weights import TORCH_NAMES, Float32
 
 PAGE_TOKENS = 16
@@ -50,17 +51,20 @@ def _workspace() -> Any:
 
 
 def paged(values: Float32) -> Float32:
-    """Return [batch x pages, tokens of a page, heads, head_dim] of [batch, heads, tokens, head_dim]."""
-    _, heads, tokens, head_dim = values.shape
+    """Return [batch, pages, tokens of a page, heads, head_dim] of [batch, heads, tokens, head_dim]."""
+    batch, heads, tokens, head_dim = values.shape
     filled = np.pad(values.transpose(0, 2, 1, 3), ((0, 0), (0, -tokens % PAGE_TOKENS), (0, 0), (0, 0)))
-    return filled.reshape(-1, PAGE_TOKENS, heads, head_dim)
+    return filled.reshape(batch, -1, PAGE_TOKENS, heads, head_dim)
 
 
 def _cached(values: Float32, kv_format: str) -> Any:
+    """Return the pages of all sequences on the GPU, where sequences and heads that repeat are repeated."""
     import torch
 
-    pages = paged(_held(values, kv_format))
-    return gpu.tensor(pages, "fp16").to(torch.float8_e4m3fn) if kv_format == "fp8" else gpu.tensor(pages, kv_format)
+    pages = paged(_held(without_repetition(values), kv_format))
+    batch, heads = values.shape[:2]
+    there = gpu.tensor(pages, "fp16").to(torch.float8_e4m3fn) if kv_format == "fp8" else gpu.tensor(pages, kv_format)
+    return there.expand(batch, -1, -1, heads, -1).flatten(0, 1).contiguous()
 
 
 def _held(values: Float32, kv_format: str) -> Float32:

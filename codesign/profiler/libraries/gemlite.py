@@ -73,5 +73,5 @@ LIBRARY = Library(
         _row("a8w8", "W8A8", "int8", _pack_8_bits("A8W8_INT8_dynamic"), (7, 5), rounding="int8 per token"),
         _row("a8w8_fp8", "FP8-channel", "fp8", _pack_8_bits("A8W8_FP8_dynamic"), (8, 9), rounding="e4m3 per token"),
     ),
-    gpu.start, problem=_problem, device="cuda",
+    gpu.start, problem=_problem, device="cuda", tunes=True,
 )  # fmt: skip

@@ -11,6 +11,7 @@ import numpy as np
 from codesign.profiler.kernel import AttentionCase, Case
 from codesign.profiler.libraries import torch_cpu
 from codesign.profiler.libraries.adapter import version_of
+from codesign.profiler.repeated import without_repetition
 from codesign.profiler.weights import Float32
 
 DEVICE = "cuda"
@@ -69,8 +70,9 @@ def start(_threads: int) -> None:
 
 
 def tensor(values: Float32, precision: str) -> Any:
-    """Return a tensor on the GPU."""
-    return torch_cpu.tensor(values, precision).to(DEVICE)
+    """Return a tensor on the GPU; what `values` repeat without memory of their own is repeated there."""
+    once = torch_cpu.tensor(without_repetition(values), precision).to(DEVICE)
+    return once.expand(values.shape).contiguous()
 
 
 def integers(codes: np.ndarray[Any, Any], kind: type[np.integer[Any]] = np.int8) -> Any:

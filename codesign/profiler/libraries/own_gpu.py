@@ -3,7 +3,7 @@
 import functools
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -75,6 +75,23 @@ def _pack_weight_only(kind: str, middle: int) -> Callable[[QuantizedWeights, Any
     return pack
 
 
+def _repeat_weight_only(packed: Any, times: int) -> Any:
+    outputs_last = {name: getattr(packed, name) for name in ("halves", "zeros") if getattr(packed, name) is not None}
+    return replace(
+        packed, n=packed.n * times, codes=_below(packed.codes, times), factors=_below(packed.factors, times),
+        **{name: values.repeat(1, times) for name, values in outputs_last.items()},
+    )  # fmt: skip
+
+
+def _repeat_rows(packed: Any, times: int) -> Any:
+    return replace(packed, n=packed.n * times, codes=_below(packed.codes, times), scales=_below(packed.scales, times))
+
+
+def _below(values: Any, times: int) -> Any:
+    """Return a tensor so many times along its first dimension."""
+    return values.repeat(times, *(1,) * (values.dim() - 1))
+
+
 def _call_weight_only(x: Any, packed: Any) -> Any:
     from codesign.gpu.gemm import multiply_weight_only
 
@@ -143,7 +160,7 @@ def _weight_only(kernel: str, of: _Format, call: Callable[[Any, Any], Any], *lim
     return GemmRow(
         kernel, of.scheme, "fp16", gpu.feeder("fp16"), _pack_weight_only(of.kind, of.middle), call, gpu.to_float32,
         x_precision="fp16", scale_precision="fp16", scale_bytes=of.scale_bytes, limits=(k_multiple(32), *limits),
-        device="cuda", note=note,
+        device="cuda", note=note, repeat=_repeat_weight_only,
     )  # fmt: skip
 
 
@@ -159,10 +176,12 @@ _GEMMS = (
     *(_weight_only("triton", of, _call_triton, _for_triton, gpu.needs_capability(8, 0)) for of in _FOUR_BITS),
     *(_dequantized(of) for of in (*_FOUR_BITS, *_EIGHT_BITS)),
     GemmRow("w8a8_gemm", "W8A8", "int8", gpu.feeder("fp16"), _pack_w8a8, _call_w8a8, gpu.to_float32,
-            x_precision="fp16", rounding="int8 per token", limits=(k_multiple(32), _few_rows), device="cuda"),
+            x_precision="fp16", rounding="int8 per token", limits=(k_multiple(32), _few_rows), device="cuda",
+            repeat=_repeat_rows),
     GemmRow("round_int_mm", "W8A8", "int8", gpu.feeder("fp16"), _pack_int8_rows, _call_rounded, gpu.to_float32,
             x_precision="fp16", rounding="int8 per token", limits=(n_multiple(8), k_multiple(32), _many_rows),
-            device="cuda", note="rounds activations per token, then cuBLASLt, then scales the sums"),
+            device="cuda", note="rounds activations per token, then cuBLASLt, then scales the sums",
+            repeat=_repeat_rows),
 )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fake_nvml import ANSWERS, FakeNvml, FakeNvmlError, first_device
@@ -58,6 +59,13 @@ def test_a_moment_is_kept_in_si_units_and_absent_fields_are_none(tmp_path):
 
 def test_processes_whose_numbers_are_those_of_another_container_are_not_counted(tmp_path):
     assert snapshot(state(), processes(tmp_path, p77=os.getpid())).other_processes is None
+
+
+def test_the_process_that_measures_is_no_other_one(tmp_path):
+    """It asks CUDA what the GPU can before it starts the others, and may be seen on it."""
+    here = [SimpleNamespace(pid=os.getpid()), SimpleNamespace(pid=77)]
+    folder = processes(tmp_path, **{"p77": os.getpid(), f"p{os.getpid()}": 1})
+    assert snapshot(state(nvmlDeviceGetComputeRunningProcesses=here), folder).other_processes == 0
 
 
 def at_clock(clock_mhz: int, events: int = 0) -> GpuState:

@@ -40,6 +40,28 @@ def test_a_sample_is_of_so_many_calls_whatever_a_turn_is(calls):
     assert gpu.started == list(range(21))
 
 
+def test_the_gpu_is_busy_when_what_is_timed_is_handed_over():
+    """One turn goes before the first event; with emptied caches what empties them does."""
+    one, gpu = timer(3)
+    log = []
+    one._replay = lambda: log.append("turn") or 3
+    gpu.elapsed_s = lambda calls, count: log.append(f"timed {count}") or 1.0
+    one.sample(6)
+    assert log == ["turn", "timed 2"]
+    log.clear()
+    one.work = Work(one.work.run, 3, lambda: log.append("flush"))
+    one.sample(1)
+    assert log[0] == "flush"
+    assert "turn" not in log
+
+
+def test_calls_that_no_graph_records_say_so():
+    one, gpu = timer(2)
+    assert one.note == ""
+    gpu.recorded = lambda calls: calls
+    assert "cannot record" in GraphTimer(one.work, gpu.clock, gpu).note
+
+
 def test_emptied_caches_allow_one_call_at_a_time():
     flushed = []
     one, gpu = timer(1, lambda: flushed.append(True))

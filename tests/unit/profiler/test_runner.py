@@ -15,10 +15,10 @@ from codesign.errors import CapabilityError
 from codesign.hardware.file import load_hardware
 from codesign.hardware.hardware import Source
 from codesign.hardware.memory_probe import MemoryProbe
-from codesign.profiler.candidates import RunPlan
+from codesign.profiler.candidates import Question, RunPlan, Shape, make_plan
 from codesign.profiler.check import Check
 from codesign.profiler.children import Interrupted
-from codesign.profiler.discover import OWN_MODULE
+from codesign.profiler.discover import OWN_MODULE, load_catalog
 from codesign.profiler.export import row_of
 from codesign.profiler.kernel import GemmCase
 from codesign.profiler.load import LoadChange
@@ -30,6 +30,7 @@ from codesign.profiler.signals import Stop, stopping
 from codesign.profiler.timing import Round, Rule, WarmUp
 from codesign.profiler.turn import Limits, Prepared, RunSettings, Turn, mean_load
 from codesign.profiler.verdict import Kind
+from tests.gpu_kernels import MODULE as GPU_MODULE
 from tests.measured_rows import run_head
 from tests.profile_plans import MODULES, only, plan, settings
 
@@ -57,6 +58,20 @@ def child_processes(parent: int) -> list[int]:
         if "codesign.profiler.child" in command and f'"parent_pid": {parent},' in command:
             found.append(int(path.name))
     return found
+
+
+def test_kernels_of_a_gpu_are_prepared_all_at_once_but_those_that_tune_themselves(tmp_path, monkeypatch):
+    place = tmp_path / "meeting"
+    place.mkdir()
+    monkeypatch.setenv("CODESIGN_TEST_MEETING", str(place))
+    modules = (GPU_MODULE,)
+    question = Question((Shape(64, 128),), (), (1, 2), (1,), ("meeting",), (), "rotating", 3, device="cuda")
+    what = make_plan(question, load_catalog(modules), {}, 1e5)
+    rows = measure(tmp_path / "run", what, settings(modules=modules))
+    measured = {name: [bool(one.samples_s) for one in found] for name, found in rows.items()}
+    assert measured == {"first": [True] * 2, "second": [True] * 2, "tuned": [True] * 2}
+    assert {one.procedure.affinity for found in rows.values() for one in found} == {()}
+    assert {one.conditions.load for found in rows.values() for one in found} == {None}
 
 
 def test_each_fault_is_a_row_of_its_own_and_the_rest_complete(tmp_path):

@@ -246,6 +246,9 @@ def test_refusals_say_why() -> None:
 def test_fp8_kv_needs_a_gpu() -> None:
     assert "fp8" in [kv.name for kv in candidate_kv_formats(A100, "vllm")]
     assert "fp8" not in [kv.name for kv in candidate_kv_formats(ZEN4, "vllm")]
+    for gpu in (T4, A100, H100):  # our kernel converts e4m3 itself: any GPU that it runs on has it
+        assert [kv.name for kv in candidate_kv_formats(gpu, "codesign")][1:] == ["fp8", "int8", "int4"]
+    assert [kv.name for kv in candidate_kv_formats(ZEN4, "codesign")] == ["bf16", "int8", "int4"]
     assert [kv.name for kv in candidate_kv_formats(ZEN4)] == ["bf16", "q8_0", "q4_0"]
 
 
