@@ -76,11 +76,9 @@ def _pack_weight_only(kind: str, middle: int) -> Callable[[QuantizedWeights, Any
 
 
 def _repeat_weight_only(packed: Any, times: int) -> Any:
-    outputs_last = {name: getattr(packed, name) for name in ("halves", "zeros") if getattr(packed, name) is not None}
-    return replace(
-        packed, n=packed.n * times, codes=_below(packed.codes, times), factors=_below(packed.factors, times),
-        **{name: values.repeat(1, times) for name, values in outputs_last.items()},
-    )  # fmt: skip
+    parts = {name: getattr(packed, name) for name in ("codes", "halves", "zeros", "factors")}
+    whole = {name: _below(values, times) for name, values in parts.items() if values is not None}
+    return replace(packed, n=packed.n * times, **whole)
 
 
 def _repeat_rows(packed: Any, times: int) -> Any:

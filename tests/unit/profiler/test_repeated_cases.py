@@ -27,7 +27,7 @@ PACKED = [
 @pytest.fixture
 def on_cpu(monkeypatch):
     monkeypatch.setattr(gpu, "DEVICE", "cpu")
-    monkeypatch.setattr(repeated, "UNIQUE_ROWS", 64)
+    monkeypatch.setattr(repeated, "UNIQUE_ROWS", 128)
 
 
 def tensors(packed) -> dict[str, np.ndarray]:
@@ -37,7 +37,7 @@ def tensors(packed) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("row", PACKED, ids=lambda row: f"{row.name}-{row.scheme}")
 def test_packed_rows_are_repeated_as_if_all_had_been_packed(row, on_cpu):
-    few, whole = GemmCase(row.scheme, 4, 64, 192), GemmCase(row.scheme, 4, 192, 192)
+    few, whole = GemmCase(row.scheme, 4, 128, 192), GemmCase(row.scheme, 4, 384, 192)
     w = np.random.default_rng(0).standard_normal((few.n, few.k), dtype=np.float32)
     weights = quantize(w, parse_scheme(row.scheme), row.scale_precision)
     first, second = packed_copies(row, weights, None, whole, 2)
@@ -55,14 +55,14 @@ def test_our_kernels_compute_the_whole(scheme, on_cpu, monkeypatch):
     state = EmulatedGpu(), Workspace("cpu")
     monkeypatch.setattr(own_gpu, "_state", lambda: state)
     (row,) = [row for row in PACKED if row.scheme == scheme and row.name in ("w4a16_gemm", "w8a8_gemm")]
-    case = GemmCase(scheme, 3, 192, 64)
+    case = GemmCase(scheme, 3, 384, 64)
     prepared = prepare_gemm(row, case, 2)
     check = check_output(prepared, case)
     assert check.passed, check.reason
     output = np.asarray(prepared.output(prepared.run(1)))
-    assert output.shape == (3, 192)
-    np.testing.assert_array_equal(output[:, :64], output[:, 128:])
-    few = prepare_gemm(row, GemmCase(scheme, 3, 64, 64), 1)
+    assert output.shape == (3, 384)
+    np.testing.assert_array_equal(output[:, :128], output[:, 256:])
+    few = prepare_gemm(row, GemmCase(scheme, 3, 128, 64), 1)
     assert prepared.read_bytes == 3 * few.read_bytes
 
 
