@@ -26,18 +26,16 @@ DEVICE int groups_of(int chunks) { return GROUP ? chunks * CHUNK / (GROUP ? GROU
 // Element h, q, j, i of a chunk (half h of 32, quarter q of 8, tile j of 4) is input 32 h + 8 q + 4 j + i: the lanes of
 // quarter q hold their 8 inputs of a half next to each other.
 struct WeightOnly {
-    static constexpr int CHUNK_PIECES = BITS / 4;
-    static constexpr int CHUNKS = BITS == 4 && GROUP == 128 && M_TILES < 8 ? 2 : 1; // of a step
-    static constexpr int PIECES = CHUNKS * CHUNK_PIECES;
-    static constexpr int STEP = CHUNKS * CHUNK, GROUPS = GROUP == HALF_CHUNK ? 2 : 1; // inputs and groups of a step
+    // Chunks, loads of 16 bytes, inputs and groups of a step.
+    static constexpr int CHUNKS = BITS == 4 && GROUP == 128 && M_TILES < 8 ? 2 : 1, CHUNK_PIECES = BITS / 4;
+    static constexpr int PIECES = CHUNKS * CHUNK_PIECES, STEP = CHUNKS * CHUNK, GROUPS = GROUP == HALF_CHUNK ? 2 : 1;
+    static constexpr int HALVES = ROWS_AHEAD ? 2 : 1; // of a chunk that are held at once
 
     struct Fetched {
         Words codes[N_TILES][PIECES];
         uint32_t scales[N_TILES][GROUPS];
         uint16_t zeros[N_TILES][GROUPS];
     };
-
-    static constexpr int HALVES = ROWS_AHEAD ? 2 : 1;
 
     struct Rows {
         Words of[HALVES][M_TILES]; // the 8 inputs of a half of a chunk that this lane multiplies
@@ -71,9 +69,9 @@ struct WeightOnly {
         }
     }
 
-    // Rows beyond the last are the last again, their sums go nowhere. Inputs beyond the last meet weights of zero: they
-    // must be numbers wherever the row has only numbers, so what was there before stays.
-    // Half `part` of those from the beginning of a step.
+    // The inputs of half chunk `part` from the beginning of a step. Rows beyond the last are the last again, their sums go
+    // nowhere. Inputs beyond the last meet weights of zero: they must be numbers wherever the row has only numbers, so
+    // what was there before stays.
     DEVICE void load_half(Rows &to, int step, int part) const {
         const bool wanted = step * STEP + part * HALF_CHUNK < k;
 #pragma unroll

@@ -40,6 +40,7 @@ def profile(folder: Path, *options: str, failing: str = "{}", answers: str = "{}
     paths = os.pathsep.join((str(folder / "fakes"), str(ROOT)))
     with pytest.MonkeyPatch.context() as patch, small_memory_probe():
         patch.setenv("PYTHONPATH", paths)  # NVML is asked in a process of its own, which finds the fake one there
+        patch.syspath_prepend(folder / "fakes")  # whether there is one is looked up here
         patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         return codesign("profile", *options, cwd=folder)
 

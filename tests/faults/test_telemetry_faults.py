@@ -180,6 +180,7 @@ def profile(folder: Path, fault: str) -> subprocess.CompletedProcess[str]:
     paths = os.pathsep.join((str(folder / "fakes"), str(ROOT)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", paths)
+        patch.syspath_prepend(folder / "fakes")
         patch.setenv("CHILD_NVML", fault)
         patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         return codesign("profile", *PROFILE, cwd=folder)
