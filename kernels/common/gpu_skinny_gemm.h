@@ -14,6 +14,7 @@
 #pragma once
 
 #include "gpu_device.h"
+#include "gpu_last_block.h"
 
 namespace codesign::gpu {
 
@@ -112,13 +113,7 @@ DEVICE void write_all(const Weights &weights, const Output<Sum> &to, const Sums<
 
 // The last block of those that share outputs adds up what all have written, always in the same order.
 template <class Weights, class Sum> DEVICE void finish_as_last(const Weights &weights, const Output<Sum> &to) {
-    uint32_t *shared = (uint32_t *)shared_memory();
-    fence();
-    sync_block();
-    if (thread() == 0) shared[0] = count_up(to.arrived + block_x());
-    sync_block();
-    if (shared[0] + 1 != uint32_t(grid_y())) return;
-    fence();
+    if (!is_last(to.arrived + block_x(), grid_y())) return;
     for (int i = thread(); i < to.m * BLOCK_OUTPUTS; i += THREADS) {
         const int row = i / BLOCK_OUTPUTS, output = block_x() * BLOCK_OUTPUTS + i % BLOCK_OUTPUTS;
         if (output >= to.n) continue;

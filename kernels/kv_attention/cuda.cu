@@ -9,6 +9,7 @@
 // codes of 8 or 4 bits with a half-precision scale for each token's keys and values.
 #define CODESIGN_BITS CODESIGN_KV_BITS
 #include "common/gpu_codes.h"
+#include "common/gpu_last_block.h"
 
 namespace codesign::gpu {
 
@@ -261,13 +262,7 @@ DEVICE_CALL void finish(Output to) {
         share[2 + dim] = value;
         if (dim < 2) share[dim] = here.totals[2 * row + dim];
     });
-    fence();
-    sync_block();
-    uint32_t *count = (uint32_t *)shared;
-    if (thread() == 0) count[0] = count_up(to.arrived);
-    sync_block();
-    if (count[0] + 1 != uint32_t(parts)) return;
-    fence();
+    if (!is_last(to.arrived, parts)) return;
     const Shares all = {to.partial, rows, parts, SHARE, parts * SHARE, shared + 2 * ROWS + 1, shared + 1};
     all.weigh();
     write_rows(to.out, all);

@@ -38,6 +38,7 @@ def attention(gpu: EmulatedGpu) -> None:
 
 # What runs the code of a file.
 CASES: dict[str, Callable[[EmulatedGpu], None]] = {
+    "common/gpu_last_block.h": weight_only,
     "common/gpu_skinny_gemm.h": weight_only,
     "kv_attention/cuda.cu": attention,
     "w8a8_gemm/cuda.cu": w8a8,
