@@ -329,7 +329,7 @@ _FLASH_ATTN, _FLASHINFER = (
 )  # fmt: skip
 
 _CODESIGN = Library(
-    "codesign", "kernels of this project",
+    "codesign", "codesign's own library",
     kernels=(
         Kernels(_FLOATS, _CPU, "layers that these kernels leave alone run in PyTorch"),
         Kernels((*(f"W4A{bits}{group}{zero}" for bits in (8, 16) for group in ("", *_GROUPS) for zero in ("", "-asym")),
