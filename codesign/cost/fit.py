@@ -108,10 +108,13 @@ def select_rows(frame: "DataFrame", hardware: Hardware, library: str) -> Selecti
 
 
 def libraries_of(frame: "DataFrame", hardware: Hardware) -> tuple[str, ...]:
-    """Return the known libraries that rows of a machine name; InputError if there are none."""
-    columns = kernel_columns(frame)
-    named = {library for hw, library in _pairs(columns) if library and (not hw or _is_machine(hw, hardware))}
-    found = sorted({pair[0] for text in named if (pair := _split_or_none(text))})
+    """Return the known libraries that rows of a machine name; InputError if there are none, or no rows of it."""
+    pairs = _pairs(kernel_columns(frame))
+    here = {library for hw, library in pairs if not hw or _is_machine(hw, hardware)}
+    if not here:
+        machines = ", ".join(sorted({hw for hw, _ in pairs})[:10])
+        raise InputError(f"the table has no rows of {hardware.name}; it has {machines or 'none'}: name one with --hw.")
+    found = sorted({pair[0] for text in here if text and (pair := _split_or_none(text))})
     if not found:
         raise InputError(f"the table names no known library on {hardware.name}; name one, such as --library vllm.")
     return tuple(found)

@@ -51,7 +51,7 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True)
-class AttentionShape:
+class AttentionSizes:
     """Heads of one attention, how many tokens are cached, and how many of them are new: one in decode."""
 
     heads: int
@@ -85,7 +85,7 @@ class Question:
     """What the user asks to be measured; `schemes` is empty for all."""
 
     shapes: tuple[Shape, ...]
-    attentions: tuple[AttentionShape, ...]
+    attentions: tuple[AttentionSizes, ...]
     batches: tuple[int, ...]
     threads: tuple[int, ...]
     libraries: tuple[str, ...]
@@ -150,7 +150,7 @@ def model_shapes(model: Model) -> tuple[Shape, ...]:
 
 def model_attentions(
     model: Model, kv_tokens: tuple[int, ...], prompts: tuple[int, ...] = ()
-) -> tuple[AttentionShape, ...]:
+) -> tuple[AttentionSizes, ...]:
     """Return a model's distinct softmax attentions of decode at so many cached tokens, and of so many prompt tokens.
 
     Latent ones are left out.
@@ -158,7 +158,7 @@ def model_attentions(
     found = (block.attention for block in model.blocks)
     kinds = dict.fromkeys((one.heads, one.kv_heads, one.head_dim) for one in found if isinstance(one, Attention))
     lengths = [(tokens, 1) for tokens in kv_tokens] + [(tokens, tokens) for tokens in prompts]
-    return tuple(AttentionShape(*kind, *length) for kind in kinds for length in lengths)
+    return tuple(AttentionSizes(*kind, *length) for kind in kinds for length in lengths)
 
 
 def parse_shapes(text: str) -> tuple[Shape, ...]:

@@ -196,6 +196,8 @@ def test_sheets_of_several_libraries_need_a_folder_and_rows_that_name_them(tmp_p
     (tmp_path / "t.csv").write_text(table(library=""), encoding="utf-8")
     done = run(tmp_path, "fit", "--measurements", "t.csv", "--hw", "l40s")
     assert (done.returncode, "names no known library on l40s" in done.stderr) == (3, True)
+    done = run(tmp_path, "fit", "--measurements", "t.csv", "--hw", "a100")
+    assert (done.returncode, "it has l40s: name one with --hw" in done.stderr) == (3, True)
     (tmp_path / "t.csv").write_text(table(), encoding="utf-8")
     done = run(tmp_path, "fit", "--measurements", "t.csv", "--hw", "l40s", "--out", "t.csv")
     assert (done.returncode, "need a folder" in done.stderr) == (3, True)

@@ -15,7 +15,7 @@ from codesign.profiler.candidates import (
     COPIES_MAX,
     FEW_ROWS_CACHES,
     ROTATION_CACHES,
-    AttentionShape,
+    AttentionSizes,
     Question,
     Shape,
     copy_count,
@@ -45,7 +45,7 @@ def catalog() -> Catalog:
 def question(**changes: object) -> Question:
     fields = {
         "shapes": (Shape(64, 128), Shape(63, 128)),
-        "attentions": (AttentionShape(32, 8, 128, 1024),),
+        "attentions": (AttentionSizes(32, 8, 128, 1024),),
         "batches": (1, 4),
         "threads": (1, 2),
         "libraries": ("fake", "away"),
@@ -72,12 +72,12 @@ def test_experts_and_routers_are_among_the_shapes_of_a_mixture():
 
 def test_attentions_are_those_of_the_model_at_each_length():
     found = model_attentions(load_model("llama-3-8b"), (1024, 4096))
-    assert found == (AttentionShape(32, 8, 128, 1024), AttentionShape(32, 8, 128, 4096))
+    assert found == (AttentionSizes(32, 8, 128, 1024), AttentionSizes(32, 8, 128, 4096))
 
 
 def test_attention_of_a_prompt_has_as_many_new_tokens_as_the_prompt():
     found = model_attentions(load_model("llama-3.1-8b"), (1024,), (128,))
-    assert found == (AttentionShape(32, 8, 128, 1024), AttentionShape(32, 8, 128, 128, 128))
+    assert found == (AttentionSizes(32, 8, 128, 1024), AttentionSizes(32, 8, 128, 128, 128))
     assert model_attentions(load_model("deepseek-v3"), (1024,)) == ()
 
 
