@@ -25,6 +25,7 @@ from codesign.hardware.hardware import Hardware
 
 MACHINES = ("t4", "a100", "h100", "h200")
 SCHEDULERS = 4  # each issues one instruction of a warp per clock, from Volta on (CUDA C++ programming guide)
+# Of a multiprocessor, by compute capability; 64 warps where none is named (CUDA C++ programming guide).
 REGISTERS, WARPS_MAX, LANES = 65536, {(7, 5): 32, (8, 6): 48, (8, 9): 48}, 32
 LOAD_BYTES = 16 * LANES
 LOAD = "LDG.E.NA.128"  # what is read once and kept out of the first-level cache: weights, keys and values

@@ -33,7 +33,7 @@ DEVICE Points points_of(uint32_t zeros) {
     return {first | MAGIC | 0x80008000u, second | MAGIC | 0x80008000u, second << 4 | 0xd400d400u};
 }
 
-// What every word of codes needs.
+// What every word of codes needs: where codes lie, and a pair of half-precision 1/16.
 struct Masks {
     uint32_t low, high, sixteenth;
 };
@@ -43,7 +43,7 @@ struct Masks {
 DEVICE uint32_t hidden(uint32_t constant, int k) { return kept(constant + (uint32_t(k) >> 31)); }
 
 DEVICE Masks masks_of(int k) {
-    return {hidden(0x000f000fu, k), hidden(0x00f000f0u, k), hidden(CODESIGN_BFLOAT ? 0x3d803d80u : 0x2c002c00u, k)};
+    return {hidden(0x000f000fu, k), hidden(0x00f000f0u, k), hidden(0x2c002c00u, k)};
 }
 
 // Four pairs of a fragment from a word of 8 codes: nibbles 0 and 4 are the first row's first pair, 1 and 5 the second

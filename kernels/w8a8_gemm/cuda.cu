@@ -40,9 +40,8 @@ struct Int8 {
 
     // `turn` says which of `inputs` has the step's chunk.
     DEVICE void multiply(const Fetched &own, Rows (&inputs)[2], int step, int turn, Sums<int32_t> &sums) const {
-        const int at = ROWS_AHEAD ? turn : 0;
         load(inputs[ROWS_AHEAD ? 1 - turn : 0], step + ROWS_AHEAD);
-        const Rows &here = inputs[at];
+        const Rows &here = inputs[ROWS_AHEAD ? turn : 0];
 #pragma unroll
         for (int n_tile = 0; n_tile < N_TILES; n_tile++)
 #pragma unroll

@@ -49,4 +49,4 @@ def test_few_rows_leave_issue_slots_and_tensor_cores_to_spare(case):
     found = shares(case, load_hardware("h200"))  # reads most per multiprocessor and clock
     assert 0 < found.issue < 0.75
     assert 0 < found.tensor < 0.4
-    assert found.waiting_s > 1e-6  # what an access to memory under load takes
+    assert found.waiting_s > 1e-6  # what we assume that an access to memory under load takes
